@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_rows import ROWS, files_of_at_most, fill, folders, result, segments
-from ropeway.batch.assemble import assemble
+from ropeway.batch.assemble import DRAFT, assemble
 from ropeway.batch.finished import NAME
 from ropeway.batch.journal import Journal
 from ropeway.batch.own_files import note_written
@@ -169,7 +169,7 @@ def test_without_room_the_old_files_stay(tmp_path: Path, ordered: bool) -> None:
 
 def test_what_an_earlier_kill_left_is_written_over(tmp_path: Path) -> None:
     fill(tmp_path / "j", 5, map(result, range(4)))
-    (tmp_path / ".out.jsonl.part").write_text("half a line of a long file\n" * 100)
+    (tmp_path / f".out.jsonl{DRAFT}").write_text("half a line of a long file\n" * 100)
     assert made(tmp_path / "j")[1] == joined([result(row) for row in range(4)], True)
 
 
@@ -192,14 +192,14 @@ def test_two_do_not_make_the_same_file(tmp_path: Path) -> None:
     link.symlink_to(output)
     fill(one, 3, [result(0)])
     fill(other, 3, [result(1)])
-    with (tmp_path / ".out.part").open("wb") as draft:
+    with (tmp_path / f".out{DRAFT}").open("wb") as draft:
         draft.write(b"half")
         draft.flush()
         fcntl.flock(draft, fcntl.LOCK_EX)
         for name in (output, link):
             with pytest.raises(Refused, match="another run is writing"):
                 assemble(one, name, tmp_path / "e1")
-        assert (tmp_path / ".out.part").read_bytes() == b"half"
+        assert (tmp_path / f".out{DRAFT}").read_bytes() == b"half"
     assemble(one, link, tmp_path / "e1")
     for name in (output, link):
         with pytest.raises(Refused, match="this job has not written it"):
@@ -211,7 +211,7 @@ def test_two_do_not_make_the_same_file(tmp_path: Path) -> None:
 def test_a_draft_that_just_became_anothers_output_is_left_alone(tmp_path: Path) -> None:
     """Its name was asked for before it was renamed, and it is locked afterwards."""
     fill(tmp_path / "j", 3, [result(0)])
-    output, draft = tmp_path / "out", tmp_path / ".out.part"
+    output, draft = tmp_path / "out", tmp_path / f".out{DRAFT}"
     draft.write_text("another's\n")
     renamed = []
 
@@ -261,3 +261,17 @@ def test_more_segments_than_files_may_be_open(tmp_path: Path) -> None:
     assert made(tmp_path / "j", ordered=True)[1] == b"".join(
         result(row, size=(8 - row) * 1000).line for row in range(9)
     )
+
+
+def test_a_draft_goes_through_no_link_and_over_no_file_of_the_users(tmp_path: Path) -> None:
+    fill(tmp_path / "job", 1, [result(0)])
+    (tmp_path / ".out.jsonl.part").write_text("mine")
+    (tmp_path / "victim").write_text("mine")
+    link = tmp_path / f".out.errors.jsonl{DRAFT}"
+    link.symlink_to("victim")
+    with pytest.raises(RopewayError, match="cannot be written"):
+        assemble(tmp_path / "job", tmp_path / "out.jsonl", tmp_path / "out.errors.jsonl")
+    assert [path.read_text() for path in (tmp_path / ".out.jsonl.part", tmp_path / "victim")] == [
+        "mine",
+        "mine",
+    ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.batch.forms import Reader, Request
+from ropeway.batch.forms import Kind, Reader, Request
 from ropeway.batch.settings import (
     CHAT,
     COMPLETIONS,
@@ -213,7 +213,8 @@ def test_settings_are_json_where_they_can_be() -> None:
 @pytest.mark.parametrize(
     "settings",
     [["max_tokens"], ["=1"], ["a..b=1"], ["a=1", "a=2"], ["a=1", "a.b=2"], ["a.b=1", "a=2"],
-     ["stream=true"], ["messages=[]"], ["user=\udc80"], ['user="\\ud83d"\udc80']],
+     ["stream=true"], ["messages=[]"], ["user=\udc80"], ['user="\\ud83d"\udc80'],
+     ["a." * 3000 + "a=1"]],
 )  # fmt: skip
 def test_a_setting_that_means_nothing_is_refused(settings: list[str]) -> None:
     with pytest.raises(Refused):
@@ -317,3 +318,17 @@ def test_whatever_a_line_is_it_is_a_request_or_a_fault(
             for body in reader.bodies(request):
                 assert isinstance(json.loads(body), dict)
                 assert request.tokens >= 0 <= request.fewest
+
+
+@pytest.mark.parametrize("line", [
+    b'{"title": "a", "body": "b"}',
+    b'{"title": "a", "url": "http://a", "method": "GET", "body": null}',
+    {"title": b'"a"', "body": b'"b"', "url": b'"/v1/x"'},
+])  # fmt: skip
+def test_columns_may_be_called_as_the_keys_of_a_request(line: Any) -> None:
+    reader = Reader(make_form(template="{title}"))
+    for _ in range(2):
+        request = reader.read(line)
+        assert isinstance(request, Request)
+        assert b'"a"' in request.core
+    assert reader.kind is Kind.COLUMNS

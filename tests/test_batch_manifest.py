@@ -115,6 +115,9 @@ def test_a_journal_of_another_input_is_refused_without_its_manifest(tmp_path: Pa
         "{",
         '{"parts": 3}',
         json.dumps({"parts": [], "model": "m", "more": 1}),
+        json.dumps({"parts": [], "model": "m", "rows": "1"}),
+        json.dumps({"parts": [], "model": "m", "rows": 1, "settings": 5}),
+        json.dumps({"parts": [{"name": "a", "size": None, "hash": "", "shape": ""}], "rows": 1}),
         "\xff",
     ],
 )

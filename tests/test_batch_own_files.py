@@ -43,7 +43,7 @@ def test_files_that_are_there_are_never_written_over(
         (["-o", "o", "--html", "in.jsonl"], "in.jsonl"),
         (["-o", "o", "--errors", "{folder}/o"], "{folder}/o"),
         (["-o", "o", "--errors", "link"], "link"),  # which leads to `o`, where nothing is yet
-        (["-o", "o", "--html", "hard"], "in.jsonl"),
+        (["-o", "o", "--html", "hard"], "hard"),
         (["-o", "o", "--check", "schema", "--errors", "./schema"], "schema"),
         (["-o", "o", "--html", "o.journal/page.html"], "o.journal/page.html"),
         (["-o", "o", "--errors", "o.journal"], "o.journal"),
@@ -59,6 +59,21 @@ def test_files_that_are_there_are_never_written_over(
         (["-o", "file://{folder}/o.gz"], "{folder}/o.gz"),
         (["-o", "o", "--journal", "away/journal"], "away"),
         (["-o", "o", "--journal", "o"], "o"),
+        (["-o", ""], "."),
+        (["-o", "."], "."),
+        (["-o", "/"], "/"),
+        (["-o", "s3://[x/y"], "s3://[x/y"),
+        (["-o", "file:///tmp/%00x"], "file:///tmp/%00x"),
+        (["-o", "o", "--journal", "in.jsonl"], "in.jsonl"),
+        (["-o", "p", "--journal", "link"], "link"),
+        (["-o", "n" * 300, "--journal", "j", "--errors", "e"], "n" * 300),
+        (["-o", "n" * 250, "--journal", "j", "--errors", "e"], "n" * 250),
+        (["-o", "n" * 240, "--journal", "j"], "n" * 240 + ".errors.jsonl"),
+        (["-o", "o", "--html", "n" * 250], "n" * 250),
+        (["-o", "s3://KEY12345:SEC/RET12345@b/o"], "s3://b/o"),
+        (["-o", "gs://KEY12345:SEC/RET12345@b/o"], "gs://b/o"),
+        (["s3://KEY12345:SEC/RET12345@b/o", "-o", "o"], "s3://b/o"),
+        (["gs://KEY12345:SEC/RET12345@b/o", "-o", "o"], "gs://b/o"),
     ],
 )
 def test_no_file_of_a_job_is_another(
@@ -80,6 +95,7 @@ def test_no_file_of_a_job_is_another(
         code, said, _ = run(capsys, "in.jsonl", *flags, "--url", url)
         assert endpoint.requests == 0
     assert code == 2
+    assert "ret12345" not in json.dumps(said).lower()
     assert said["error"]["where"] == (where and where.format(folder=tmp_path))
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
 
@@ -165,3 +181,66 @@ def test_another_run_does_not_lose_its_folder(
         job.__enter__()
     assert held == [True]
     take_folder(order.folder).release()
+
+
+@pytest.mark.parametrize("name", ["shard-0/a", "survey.json", "lock.d/a"])
+def test_a_folder_with_something_else_in_it_is_not_the_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    source, folder = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "data"
+    precious = folder / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with serving() as (url, endpoint):
+        code, said, _ = run(capsys, source, "-o", tmp_path / "o", "--journal", folder, "--url", url)
+        assert endpoint.requests == 0
+    assert (code, said["error"]["where"]) == (2, str(folder))
+    assert [path for path in folder.rglob("*") if path.is_file()] == [precious]
+    assert precious.read_text() == "precious"
+
+
+def test_a_folder_may_be_empty_or_of_a_run_that_was_killed_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "journal"
+    folder.mkdir()
+    with serving(faults=Faults(refused=1.0)) as (url, _):
+        args = (source, "-o", tmp_path / "o", "--journal", folder, "--url", url)
+        for name in ("lock", "left-out.jsonl.1", ".survey.json.x1_y", "input-0.new"):
+            (folder / name).write_bytes(b"")
+        assert run(capsys, *args)[0] == 1
+    (folder / "shard-1").mkdir()
+    with serving() as (url, _):
+        assert run(capsys, *args[:-1], url, "--retry-errors")[0] == 0
+    assert (folder / "finished.json").exists()
+    assert (folder / "shard-1").is_dir()
+
+
+def test_a_current_folder_that_is_gone_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = columns(tmp_path / "in.jsonl", {"prompt": "a"})
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with serving() as (url, _):
+        code, said, _ = run(capsys, source, "-o", tmp_path / "o", "--url", url)
+    assert (code, said["error"]["what"]) == (2, "the current folder is gone")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_page_of_another_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, page = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "page.html"
+    page.write_text("mine")
+    with serving() as (url, endpoint):
+        args = (source, "-o", tmp_path / "o", "--url", url, "--html", page)
+        code, said, _ = run(capsys, *args)
+        assert (code, said["error"]["where"]) == (2, str(page))
+        assert (page.read_text(), endpoint.requests) == ("mine", 0)
+        page.unlink()
+        for _ in range(2):
+            assert run(capsys, *args)[0] == 0
+    assert page.stat().st_size > 1000

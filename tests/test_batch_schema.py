@@ -71,6 +71,8 @@ def test_an_answer_that_cannot_be_read_does_not_fit(tmp_path: Path, body: bytes)
         ("[]", "no JSON object"),
         ("{", "Expecting"),
         ({"type": "nothing"}, "is not valid"),
+        ({"$schema": 5}, "`$schema` is no text"),
+        ({"$schema": {}}, "`$schema` is no text"),
         ({"pattern": "("}, "is not a 'regex'"),
         ({"$ref": "#/$defs/away"}, "`#/$defs/away` leads out of it"),
         ({"items": {"anyOf": [{"$ref": "#/x"}, {}]}, "x": {"not": {"$ref": "#y"}}}, "`#y`"),

@@ -8,6 +8,7 @@ import os
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from linear import assert_linear
 from ropeway.batch.parts import Part, Shape, find_parts
-from ropeway.batch.source import MOST_LINE, Fault, Item, Reading, _lines
+from ropeway.batch.source import MOST_FIELD, MOST_LINE, Fault, Item, Reading, _lines
 from ropeway.batch.stores import library
 from ropeway.errors import Refused
 
@@ -127,7 +128,7 @@ def test_a_line_of_200_mb_is_a_fault_and_is_not_kept() -> None:
     tracemalloc.stop()
     assert [items[0], items[2]] == [b"first", b"last"]
     assert isinstance(items[1], Fault)
-    assert "200.0 MiB" in items[1].what
+    assert "209,715,200 bytes" in items[1].what
     assert most < 1.2 * MOST_LINE
 
 
@@ -225,6 +226,7 @@ def test_tabs_separate_what_is_called_tsv(tmp_path: Path) -> None:
         (b'a,b\n1,2\n3,"4\n5,6\n', "quote", 3),
         (b"a,a\n1,2\n", "two columns are called `a`", 1),
         (b"\xb0\xa1,b\n1,2\n", "not UTF-8", 1),
+        (b'"a"x,b\n1,2\n3,4\n', "columns are no CSV", 1),
     ],
 )
 def test_a_table_that_cannot_be_read_on_is_refused(
@@ -303,3 +305,63 @@ def test_a_package_that_is_away_is_named_with_the_extra_that_has_it() -> None:
     with pytest.raises(Refused, match="no_such_package") as caught:
         library("no_such_package.inner")
     assert "ropeway[batch]" in str(caught.value.hint)
+
+
+def test_columns_that_are_not_read_may_have_any_name(tmp_path: Path) -> None:
+    part = part_of(tmp_path / "a.csv", b"\n\na,,\n1,,\n")
+    chunks = Reading(part, lambda names: [name for name in names if name == "a"]).chunks()
+    assert [item for chunk in chunks for item in chunk.items] == [{"a": b'"1"'}]
+
+
+def test_a_field_that_is_too_long_is_one_fault(tmp_path: Path) -> None:
+    long = b'"' + b"x\n" * (MOST_FIELD // 2 + 1) + b'"'
+    part = part_of(tmp_path / "a.csv", b"a,b\n1,2\n" + long + b",3\n4,5\n")
+    assert kinds(part) == ["", "long", ""]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_utf_32_is_not_called_utf_16(tmp_path: Path, packed: bool) -> None:
+    data = '{"prompt": "a"}\n'.encode("utf-32")
+    with pytest.raises(Refused, match="UTF-32"):
+        read(part_of(tmp_path / "a", gzip.compress(data) if packed else data))
+
+
+@pytest.mark.parametrize("first", [0x50, 0x5F])
+def test_zstd_may_begin_with_a_frame_to_be_skipped(tmp_path: Path, first: int) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    frame = bytes((first, 0x2A, 0x4D, 0x18, 3, 0, 0, 0)) + b"abc"
+    packed = arrow.Codec("zstd").compress(LINES, asbytes=True)
+    assert len(read(part_of(tmp_path / "a", frame + packed))) == 2
+
+
+def test_a_time_that_python_has_not_is_one_fault(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    days = arrow.array([1, 2**30, 3], arrow.date32())
+    moments = arrow.array([1000, 2000, 3001], arrow.timestamp("ns"))
+    parquet.write_table(arrow.table({"day": days, "moment": moments}), tmp_path / "a.parquet")
+    (part,) = find_parts([str(tmp_path / "a.parquet")], tmp_path, NOTHING)
+    assert kinds(part) == ["", "value", "value"]
+    assert read(part)[0][1] == {"day": b'"1970-01-02"', "moment": b'"1970-01-01T00:00:00.000001"'}
+
+
+def test_two_columns_of_a_name_are_refused_in_parquet_too(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_arrays([arrow.array(["a"]), arrow.array(["b"])], names=["p", "p"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (part,) = find_parts([str(tmp_path / "a.parquet")], tmp_path, NOTHING)
+    with pytest.raises(Refused, match="two columns are called `p`"):
+        read(part)
+    assert len(list(Reading(part, lambda _: []).chunks())) == 1
+
+
+def test_a_parquet_file_whose_end_is_damaged_is_refused(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"prompt": ["a", "b"], "x": [1, 2]}), path)
+    whole = path.read_bytes()
+    for place in range(len(whole) - parquet.read_metadata(path).serialized_size, len(whole) - 8):
+        with suppress(Refused):
+            read(part_of(path, whole[:place] + b"\x55" + whole[place + 1 :]))

@@ -414,3 +414,72 @@ def test_the_survey_counts_what_prompts_share(tmp_path: Path) -> None:
     texts = shuffled(["a" * 500, "b" * 500], 10)
     found = Job(tmp_path, plain(*texts, *map(str, range(50)))).survey()
     assert (found.groups, found.grouped) == (2, 20)
+
+
+def test_a_change_is_found_before_a_changed_row_is_sent(tmp_path: Path) -> None:
+    texts = [f"{n:06}" + "z" * 500 for n in range(10_000)]
+    job = Job(tmp_path, plain(*texts))
+    found = job.survey()
+    again = rows(job.parts, PLAIN, found, job.folder, ())
+    before = [next(again)]
+    with job.paths[0].open("r+b") as file:
+        file.write(b"".join(b'{"prompt": "X%06d"}\n' % n for n in range(10_000)))
+    with pytest.raises(Refused, match="has changed") as caught:
+        before += again
+    assert caught.value.exit_code == 2
+    assert len(before) < 5000
+    sent = [json.loads(row.body)["messages"][0]["content"] for row in before]
+    assert sent == texts[: len(sent)]
+
+
+def test_a_change_whose_time_was_set_back_is_looked_at(tmp_path: Path) -> None:
+    job = Job(tmp_path, plain("a", "b"))
+    found = job.survey()
+    before = job.paths[0].stat()
+    job.paths[0].write_bytes(job.paths[0].read_bytes().replace(b"a", b"c"))
+    os.utime(job.paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert kept_survey(job.parts, PLAIN, job.folder) is None
+    assert job.survey().parts[0].digest != found.parts[0].digest
+
+
+@pytest.mark.parametrize(("own", "name"), [("5", "5"), ('"x"', "x"), ("null", "row-0")])
+def test_an_error_row_has_the_name_of_its_line(tmp_path: Path, own: str, name: str) -> None:
+    job = Job(tmp_path, [f'{{"custom_id": {own}, "prompt": null}}', *plain("a")])
+    job.survey(skip_bad=True)
+    assert names_left_out(job) == [name]
+    table = Job(tmp_path, f"custom_id,prompt,image\n{own.strip(chr(34))},a,no.png\ny,b,\n".encode())
+    table.paths = [table.paths[0].rename(tmp_path / "t.csv")]
+    table.survey(skip_bad=True)
+    assert names_left_out(table) == [own.strip('"')]
+
+
+@pytest.mark.parametrize("bad", ["no JSON", '{"prompt": null}'])
+def test_no_row_has_the_name_that_is_made_for_an_error_row(tmp_path: Path, bad: str) -> None:
+    job = Job(tmp_path, [bad, '{"prompt": "a", "custom_id": "row-0"}', *plain("b")])
+    found = job.survey(skip_bad=True)
+    assert sorted(job.left_out()) == [0, 1]
+    assert [row.name for row in job.rows(found)] == ["row-2"]
+
+
+def names_left_out(job: Job) -> list[str]:
+    return [json.loads(one.line)["custom_id"] for one in skipped(PLAIN, job.folder)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("left-out.jsonl", None),
+        ("left-out.jsonl", b""),
+        ("left-out.jsonl", b"garbage\n"),
+        ("beginnings.bin", b"short"),
+    ],
+)
+def test_a_survey_whose_files_are_damaged_is_made_again(
+    tmp_path: Path, name: str, data: bytes | None
+) -> None:
+    job = Job(tmp_path, [*plain("a"), "bad"])
+    found = job.survey(skip_bad=True)
+    (job.folder / name).unlink() if data is None else (job.folder / name).write_bytes(data)
+    assert kept_survey(job.parts, PLAIN, job.folder) is None
+    assert job.survey(skip_bad=True) == found
+    assert kept_survey(job.parts, PLAIN, job.folder) == found

@@ -433,3 +433,33 @@ def test_without_its_extra_the_verb_says_what_to_install(args: list[str]) -> Non
     assert done.returncode == 2
     assert "`ropeway batch` needs the package msgspec" in done.stderr
     assert 'pip install "ropeway[batch]"' in done.stderr
+
+
+def test_what_was_left_out_is_looked_at_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, str]] = [{"prompt": "a"}, {"prompt": "b", "image": "p.png"}, {"other": ""}]
+    source, out = columns(tmp_path / "in.jsonl", *rows), tmp_path / "o"
+    with serving() as (url, endpoint):
+        args = (source, "-o", out, "--skip-bad", "--url", url)
+        assert run(capsys, *args)[1]["outcomes"]["skipped"] == 2
+        (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        assert run(capsys, *args)[1]["outcomes"]["skipped"] == 2
+        code, said, _ = run(capsys, *args, "--retry-errors")
+        assert (code, endpoint.requests) == (1, 2)
+    assert (said["outcomes"]["answered"], said["outcomes"]["skipped"]) == (2, 1)
+    assert said["generated_again"] == 0
+    assert list(texts(out)) == ["row-0", "row-1"]
+    assert [row["custom_id"] for row in lines(tmp_path / "o.errors.jsonl")] == ["row-2"]
+
+
+def test_a_job_that_is_ended_before_rows_are_sent_leaves_nothing(tmp_path: Path) -> None:
+    with serving() as (url, _):
+        argv = [sys.executable, "-m", "ropeway", "batch", "-", "-o", str(tmp_path / "o")]
+        child = subprocess.Popen([*argv, "--url", url], stdin=subprocess.PIPE)
+        while not list(tmp_path.glob("o.journal/input-0.*")):
+            time.sleep(0.01)
+        child.terminate()
+        child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert not list(tmp_path.iterdir())

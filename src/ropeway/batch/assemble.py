@@ -41,6 +41,7 @@ from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import Phrase, phrase
 from ropeway.units import counted, format_bytes
 
+DRAFT = ".ropeway"
 _BUFFER = 4 << 20
 _PLACE = 8
 _GOOD = {int(outcome) for outcome in Outcome if outcome.good}
@@ -50,6 +51,7 @@ class _Draft:
     """A file in the making; what is no regular file, such as /dev/null, is written to as it is.
 
     Another job's draft of the same output has the same name, and its lock keeps the two apart.
+    Users call no file so, and a link of that name is not followed.
     """
 
     def __init__(self, output: Output, folder: Path) -> None:
@@ -62,10 +64,11 @@ class _Draft:
         self.path = Path(os.path.realpath(path))
         self.is_regular = not self.path.exists() or S_ISREG(self.path.stat().st_mode)
         self._draft: Path | None = None
-        target = self.path
+        target, how = self.path, os.O_WRONLY | os.O_CREAT
         if self.is_regular:
-            target = self._draft = self.path.with_name(f".{self.path.name}.part")
-        handle = os.open(target, os.O_WRONLY | os.O_CREAT, PRIVATE if self._store else 0o666)
+            target = self._draft = self.path.with_name(f".{self.path.name}{DRAFT}")
+            how |= os.O_NOFOLLOW
+        handle = os.open(target, how, PRIVATE if self._store else 0o666)
         if self.is_regular and not _is_ours(handle, target):
             os.close(handle)
             raise Refused(

@@ -27,11 +27,15 @@ class Beginnings:
 
     groups   different beginnings, of the shortest cut, which several have
     grouped  prompts that begin so
+
+    Raises ValueError for what `kept` has not returned.
     """
 
     def __init__(self, kept: bytes = b"") -> None:
         self.groups = self.grouped = 0
         self._notes = array("H", kept or bytes(2 * _CELLS))
+        if len(self._notes) != _CELLS:
+            raise ValueError("not what `kept` has returned")
         self._rows: dict[int, int] = {}
 
     def kept(self) -> bytes:

@@ -78,6 +78,8 @@ def read_check(path: Path) -> Check:
         schema = parse_json(read_bounded(path, _MOST))
         if not isinstance(schema, dict):
             raise ValueError(phrase("it is no JSON object"))
+        if not isinstance(schema.get("$schema", ""), str):
+            raise ValueError(phrase("its `$schema` is no text"))
         kind = jsonschema.validators.validator_for(schema)
         kind.check_schema(schema)
         _resolve(schema, kind.META_SCHEMA["$schema"])

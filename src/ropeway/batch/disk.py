@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ropeway.errors import RopewayError, reason_of
+from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
@@ -17,14 +17,23 @@ def cannot_write(
     path: Path, error: OSError, *, evidence: Sequence[str] = (), hint: str
 ) -> RopewayError:
     """Return the error that says why a file cannot be written, and what room there is."""
-    lines = list(evidence)
+    return RopewayError(**_said(path, error), evidence=[*_room(path, error), *evidence], hint=hint)
+
+
+def cannot_begin(path: Path, error: OSError) -> Refused:
+    """Return the refusal of a job one of whose files cannot be written."""
+    hint = phrase("nothing was sent")
+    return Refused(**_said(path, error), evidence=_room(path, error), hint=hint)
+
+
+def _said(path: Path, error: OSError) -> dict[str, str]:
+    what = phrase("the batch job's file cannot be written: {reason}", reason=reason_of(error))
+    return {"what": what, "where": str(path)}
+
+
+def _room(path: Path, error: OSError) -> list[str]:
     if error.errno in _FULL:
         with suppress(OSError):
             free = format_bytes(shutil.disk_usage(path.parent).free)
-            lines = [phrase("{free} of disk are free there", free=free), *lines]
-    return RopewayError(
-        phrase("the batch job's file cannot be written: {reason}", reason=reason_of(error)),
-        where=str(path),
-        evidence=lines,
-        hint=hint,
-    )
+            return [phrase("{free} of disk are free there", free=free)]
+    return []

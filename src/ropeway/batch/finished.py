@@ -47,6 +47,9 @@ def read_finished(folder: Path) -> Finished | None:
     try:
         document = parse_json(read_bounded(path, _MOST))
         counts = document.pop("counts")
+        figures = [document[key] for key in ("rows", "again", "prompt", "answer", "size")]
+        if not all(type(number) is int for number in (*counts.values(), *figures)):
+            raise TypeError
         named = Counter({Outcome[name]: number for name, number in counts.items()})
         return Finished(counts=named, **document)
     except FileNotFoundError:

@@ -13,7 +13,7 @@ that the user names, are pictures of it.
 
 import os
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from itertools import repeat
@@ -83,10 +83,6 @@ class _Line(Struct, gc=False):
     body: Raw
 
 
-class _Named(Struct, gc=False):
-    custom_id: str = ""
-
-
 class _Body(Struct, gc=False):
     model: str | None = None
     stream: bool | None = None
@@ -103,7 +99,6 @@ class _Body(Struct, gc=False):
 _read_line = msgspec.json.Decoder(_Line).decode
 # Servers take `"256"` for 256 too.
 _read_body = msgspec.json.Decoder(_Body, strict=False).decode
-_read_name = msgspec.json.Decoder(_Named).decode
 _read_columns = msgspec.json.Decoder(dict[str, Raw]).decode
 _text_of = msgspec.json.Decoder(str).decode
 
@@ -173,7 +168,7 @@ class Reader:
 
     def _decide(self, item: Item) -> None:
         keys = item if isinstance(item, dict) else _read_columns(cast(bytes, item))
-        if not isinstance(item, bytes) or not ("body" in keys or {"url", "method"} <= {*keys}):
+        if not isinstance(item, bytes) or not _is_request(keys):
             self.kind = Kind.COLUMNS
             self.unused = self.unused or tuple(name for name in keys if name not in self._used)
             return
@@ -195,7 +190,7 @@ class Reader:
             line = _read_line(item)
         except msgspec.ValidationError as error:
             keys = _read_columns(item)
-            if "body" not in keys and not {"url", "method"} & {*keys}:
+            if not _is_request(keys):
                 raise _mixed() from None
             raise _Unusable(
                 "line",
@@ -238,7 +233,7 @@ class Reader:
 
     def _columns(self, item: Item) -> Request:
         columns: Any = item if isinstance(item, dict) else _read_columns(cast(bytes, item))
-        if "body" in columns:
+        if isinstance(item, bytes) and _is_request(columns):
             raise _mixed()
         path = self.form.path
         pictures: Sequence[bytes] = ()
@@ -368,6 +363,15 @@ def _with_pictures(prompt: bytes, urls: Sequence[bytes]) -> bytes:
     return _USER % (b'[%b{"type":"text","text":%b}]' % (parts, prompt))
 
 
+def _is_request(keys: Mapping[str, Any]) -> bool:
+    """Say whether a line is a request, though perhaps not a whole one, and no table's record.
+
+    Columns may be called `body` and `url` too; what is in them is another matter.
+    """
+    body, url = (bytes(keys.get(key, b"")) for key in ("body", "url"))
+    return body.startswith(b"{") or url.startswith(b'"/v1/')
+
+
 def _mixed() -> _Unusable:
     return _Unusable(
         "mixed",
@@ -403,8 +407,9 @@ def _name(value: bytes) -> str:
 def _name_in(item: Item) -> str:
     """Return the name of a line that cannot be used; "" where it has none that can be read."""
     try:
-        return _read_name(item).custom_id if isinstance(item, bytes) else ""
-    except (ValueError, RecursionError):
+        columns = _read_columns(item) if isinstance(item, bytes) else cast(Any, item)
+        return _name(bytes(columns.get("custom_id", b"null")))
+    except (_Unusable, ValueError, RecursionError):
         return ""
 
 

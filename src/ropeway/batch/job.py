@@ -17,6 +17,7 @@ from ropeway.batch.manifest import NAME as MANIFEST
 from ropeway.batch.manifest import Manifest, check_same, read_manifest
 from ropeway.batch.manifest import Part as PartRead
 from ropeway.batch.own_files import (
+    check_folder,
     check_places,
     check_strangers,
     distinct_files,
@@ -39,8 +40,8 @@ from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
 _AT_ONCE = 10_000
-# What `--retry-errors` takes back. What was skipped cannot be sent this time either.
-RETRIED = frozenset((Outcome.REFUSED, Outcome.FAILED, Outcome.POISON))
+# What `--retry-errors` takes back. What was skipped may fit the model now, or have its picture.
+RETRIED = frozenset(outcome for outcome in Outcome if not outcome.good)
 
 Tell = Callable[[int, int], None]
 
@@ -213,7 +214,7 @@ def _open(
             parts, left = _parts(order, folder, stdin)
             distinct_files(folder, order.files, parts)
             found = kept_survey(parts, form, folder)
-            if found is None or (found.bad and not order.skip_bad):
+            if found is None or (found.bad and (order.again or not order.skip_bad)):
                 found = _survey(order, form, parts, folder, servers, tell)
             manifest = _manifest(order, form, found, servers)
             check_same(folder, manifest)
@@ -344,5 +345,8 @@ def _check_files(order: Order) -> None:
             phrase("the output must be a file: what is done is remembered beside it"),
             where=str(order.output),
         )
-    if not read_finished(order.folder):  # of which nothing is written anew
+    check_folder(order.folder)
+    if order.html is not None:
+        check_strangers(order.folder, [order.html])
+    if not read_finished(order.folder):  # of which nothing else is written anew
         check_strangers(order.folder, (order.output, order.errors))

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin, cannot_write
 from ropeway.batch.one_writer import SILENCE, OneWriter, writer
 from ropeway.batch.replay import Replay, other_job, read_journal
 from ropeway.batch.rows import Outcome, Result
@@ -262,7 +262,7 @@ def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
         sync_folder(folder.parent)  # always: who made it may have been killed before this
         return OneWriter(folder, silence)
     except OSError as error:
-        raise cannot_write(folder, error, hint=phrase("nothing was sent")) from None
+        raise cannot_begin(folder, error) from None
 
 
 def _take_over(folder: Path, rows: int, job: str, again: frozenset[Outcome]) -> tuple[Replay, Head]:

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ropeway import __version__
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded
@@ -130,7 +132,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         write_whole(path, f"{text}\n".encode(), mode=PRIVATE)
     except OSError as error:
-        raise cannot_write(path, error, hint=phrase("nothing was sent")) from None
+        raise cannot_begin(path, error) from None
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -139,7 +141,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         document = parse_json(read_bounded(path, _MOST))
         parts = tuple(Part(**part) for part in document.pop("parts"))
-        manifest = Manifest(parts=parts, **document)
+        manifest = msgspec.convert(asdict(Manifest(parts=parts, **document)), Manifest)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropeway.batch.check import make_check
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin
 from ropeway.batch.forms import Kind
 from ropeway.batch.job import ShardedJob, skip
 from ropeway.batch.journal import Journal
@@ -80,7 +80,7 @@ def make_work(job: ShardedJob, endpoints: Sequence[Endpoint], settings: Settings
     try:
         write_whole(folder / _SIGN, sign.encode(), mode=PRIVATE)
     except OSError as error:
-        raise cannot_write(folder / _SIGN, error, hint=phrase("nothing was sent")) from None
+        raise cannot_begin(folder / _SIGN, error) from None
     pictures, price = job.form.pictures_from, settings.price
     return Work(
         folder=folder,

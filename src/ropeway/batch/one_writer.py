@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from ropeway.durable import PRIVATE
+from ropeway.durable import PRIVATE, sync_folder
 from ropeway.errors import Refused
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
@@ -53,6 +53,7 @@ class OneWriter:
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, self._text, 0)
             os.fsync(self._handle)
+            sync_folder(folder)  # a folder without a lock is not ours
         except BaseException:
             os.close(self._handle)
             raise

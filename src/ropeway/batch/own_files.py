@@ -2,21 +2,30 @@
 
 import json
 import os
+import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from stat import S_ISREG
 from typing import Any
 
-from ropeway.batch.disk import cannot_write
-from ropeway.batch.parts import STDIN, Part
+from ropeway.batch.disk import cannot_begin, cannot_write
+from ropeway.batch.manifest import NAME as MANIFEST
+from ropeway.batch.one_writer import NAME as LOCK
+from ropeway.batch.parts import STDIN, Part, printable
 from ropeway.batch.stored import Output, Stored, in_store, size_of
 from ropeway.durable import PRIVATE, write_whole
-from ropeway.errors import Refused
-from ropeway.outside import parse_json, read_bounded
+from ropeway.errors import Refused, reason_of
+from ropeway.outside import is_file, is_folder, is_there, parse_json, read_bounded
 from ropeway.phrases import phrase
 
 NAME = "written.json"
 _MOST = 1 << 20
+# What a job has that ended before its manifest was written, drafts included.
+_EARLY = re.compile(
+    rf"\.?({LOCK}|survey\.json|beginnings\.bin|left-out\.jsonl|manifest\.json|input-\d+)(\.\w+)?"
+    r"|\.nfs\w+"  # on NFS a file that is open when it is removed
+)
 _PACKED = (".gz", ".zst", ".zstd")
 
 
@@ -65,7 +74,15 @@ def is_inside(folder: Path, path: Output) -> bool:
 
 def check_places(folder: Path, files: Iterable[Output]) -> None:
     """Refuse a folder and files that cannot be written where they are to be."""
+    try:
+        Path.cwd()
+    except OSError:
+        raise Refused(
+            phrase("the current folder is gone"), hint=phrase("go to one that is there: `cd`")
+        ) from None
     _check_place(folder)
+    if os.path.lexists(folder) and not is_folder(folder):
+        raise Refused(phrase("this is no folder"), where=str(folder))
     for path in files:
         if path.name == "-":
             raise Refused(
@@ -81,21 +98,52 @@ def check_places(folder: Path, files: Iterable[Output]) -> None:
             )
         if isinstance(path, Stored):
             path.size()  # whether the store answers, and has no folder of this name
-        elif path.is_dir():
+        elif is_folder(path):
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
         else:
             _check_place(path)
 
 
 def _check_place(path: Path) -> None:
-    """Refuse a path whose folder is not there."""
-    place = Path(os.path.realpath(path)).parent
-    if not place.is_dir():
+    """Refuse a path whose folder is not there, or takes no draft of it: it would be made last."""
+    real = Path(os.path.realpath(path))
+    place = real.parent
+    if not is_folder(place):
         place = place if path.is_symlink() else path.parent
         raise Refused(
             phrase("there is no such folder"),
             where=str(place),
             hint=phrase("make it first: `mkdir -p {folder}`", folder=place),
+        )
+    if is_there(path) and not is_file(path):
+        return
+    try:
+        handle, name = tempfile.mkstemp(dir=place, prefix=f".{real.name}.")
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        raise Refused(
+            phrase("no file can be written here: {reason}", reason=reason_of(error)),
+            where=str(path),
+            hint=phrase("name another one, or mend that"),
+        ) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for the job in which something else is."""
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if is_folder(folder) else []
+    except OSError as error:
+        raise cannot_begin(folder, error) from None
+    if not names or MANIFEST in names:
+        return
+    others = [name for name in names if not _EARLY.fullmatch(name)]
+    if others or LOCK not in names:
+        raise Refused(
+            phrase("the job's folder has something else in it"),
+            where=str(folder),
+            evidence=[printable(name) for name in (others or names)[:5]],
+            hint=phrase("name a folder that is not there yet, or an empty one"),
         )
 
 

@@ -12,10 +12,17 @@ from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from ropeway.batch.manifest import not_the_job
-from ropeway.batch.stores import library, open_store
+from ropeway.batch.stores import (
+    library,
+    open_store,
+    read_url,
+    store_fault,
+    store_faults,
+    without_keys,
+)
 from ropeway.durable import PRIVATE, replace
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import is_file, local_path
@@ -26,7 +33,8 @@ _CANNOT_READ = "the file cannot be read: {reason}"
 _NO_FILE = "there is no such file"
 _NO_MATCH = "no file has such a name"
 # How files begin. The zstd of several threads writes a frame to be skipped first.
-_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x50\x2a\x4d\x18": "zstd"}
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_PACKED |= {bytes((first, 0x2A, 0x4D, 0x18)): "zstd" for first in range(0x50, 0x60)}
 _UNKNOWN = {
     b"\xfd7zXZ": "xz",
     b"BZh9": "bzip2",
@@ -53,7 +61,8 @@ class Part:
     name     as the user wrote it, or as a glob found it, and `printable`; without the keys of a
              store's URL
     path     what is opened: the copy of what came through a pipe, a path within its store
-    changed  when it was changed last, in nanoseconds
+    changed  when it was changed last, in nanoseconds; `touched`: likewise, by the clock that nobody
+             sets back, and with its permissions and names; 0 in a store
     store    a file system of pyarrow; None for a path of this machine
     folder   where the relative paths in it start
     begin    the byte where reading begins, which is line `line`; `end`: the one where it stops,
@@ -71,6 +80,7 @@ class Part:
     begin: int = 0
     line: int = 1
     end: int | None = None
+    touched: int = 0
 
     @property
     def whole(self) -> bool:
@@ -189,7 +199,9 @@ def _found(
         raise cannot_read(path, reason_of(error)) from None
     if S_ISDIR(mode):
         raise Refused(
-            "this is a folder", where=path, hint=phrase("name its files: `{path}/*`", path=path)
+            "this is a folder",
+            where=path,
+            hint=phrase("name its files: `{path}`", path=path.rstrip("/") + "/*"),
         )
     if not S_ISREG(mode):
         raise cannot_read(path, phrase("this is not a regular file"))
@@ -239,8 +251,9 @@ def _local(name: str, path: str, shape: Shape | None) -> Part:
     shape, packing = _kind(name, head, shape)
     folder = Path(name).parent if path == name else Path()  # a copy of a pipe has none
     return Part(
-        printable(name), path, shape, packing, status.st_size, status.st_mtime_ns, folder=folder
-    )
+        printable(name), path, shape, packing, status.st_size, status.st_mtime_ns, folder=folder,
+        touched=status.st_ctime_ns,
+    )  # fmt: skip
 
 
 def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -> list[Part]:
@@ -248,8 +261,7 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -
 
     `*` stands for any part of a name, `**/` for any folders; a query has the store's options.
     """
-    url = urlsplit(name)
-    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    url, shown = read_url(name), without_keys(name)
     if url.scheme in ("http", "https"):
         raise Refused(
             "an input is not read over HTTP: it is read twice, and must be the same both times",
@@ -276,9 +288,8 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -
                 shown_path = f"{url.scheme}://{info.path}"
                 changed = info.mtime_ns or 0
                 parts.append(Part(shown_path, info.path, *kind, info.size, changed, store))
-    except (OSError, ValueError) as error:
-        why = str(error).replace(url.netloc, url.netloc.rpartition("@")[2])
-        raise cannot_read(shown, why.partition("\n")[0]) from None
+    except store_faults() as error:
+        raise cannot_read(shown, store_fault(error, name)) from None
     if not parts:
         raise Refused(_NO_MATCH if wild else _NO_FILE, where=shown)
     return parts

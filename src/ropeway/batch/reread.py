@@ -9,7 +9,7 @@ from ropeway.batch.forms import Reader, Request
 from ropeway.batch.left_out import LeftOut
 from ropeway.batch.parts import Part, Shape, is_as_it_was
 from ropeway.batch.source import Fault, Reading
-from ropeway.errors import RopewayError
+from ropeway.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Read:
 
     marks  places where it can be cut: byte, number of the line that begins there, and how many
            lines that are not blank come before. Only plain JSON lines have some.
+    touched, changed  as `Part` has them
     """
 
     name: str
@@ -27,6 +28,7 @@ class Read:
     digest: str
     lines: int
     marks: tuple[tuple[int, int, int], ...] = ()
+    touched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,9 @@ def lines_again(
 ) -> Iterator[Again]:
     """Yield the lines that are wanted, by their index, and not left out; others are not decoded.
 
-    `first` is the index of the first line. Raises RopewayError where the input is not what it was:
-    at the end of the file whose hash is another (of a file that is read in part, whose size or time
-    is), or at once where a line cannot be read any more, or was not there when all was read.
+    `first` is the index of the first line. Raises Refused where the input is not what it was: of a
+    file with another size or time before a line of what was just read is yielded, of one with
+    another hash at its end, and where a line cannot be read any more, or was not there before.
     """
     bad_lines = dropwhile(lambda line: line.index < first, bad_lines)
     bad = next(bad_lines, None)
@@ -65,6 +67,7 @@ def lines_again(
         end = index + read.lines
         reading = Reading(part, reader.wanted)
         for chunk in reading.chunks():
+            checked = False
             for number, item in zip(chunk.numbers, chunk.items, strict=True):
                 if blank(item):
                     continue
@@ -74,6 +77,9 @@ def lines_again(
                 if bad is not None and bad.index == index:
                     bad = next(bad_lines, None)
                 elif wanted(index):
+                    if not checked and not is_as_it_was(part):
+                        raise _changed(part.name)
+                    checked = True  # what is in memory stays as it was
                     request = reader.read(item)
                     where = f"{part.name}:{number}"
                     if isinstance(request, Fault):
@@ -83,8 +89,8 @@ def lines_again(
             raise _changed(part.name)
 
 
-def _changed(where: str, evidence: str = "") -> RopewayError:
-    return RopewayError(
+def _changed(where: str, evidence: str = "") -> Refused:
+    return Refused(
         "the input has changed since the job began",
         where=where,
         evidence=[evidence] if evidence else [],

@@ -22,6 +22,7 @@ whether one does. Rows whose records are damaged are done again.
 
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ FORMAT = 1
 MAGIC = b"ropeway\x01"
 SUFFIX = ".journal"
 _SHARD = "shard-"
+_IS_SHARD = re.compile(rf"{_SHARD}\d{{5,}}")
 MOST_LINE = 256 << 20  # no answer has so many bytes; a damaged length may claim any number
 
 _HEAD = struct.Struct("<8sII")  # MAGIC, length, CRC
@@ -157,7 +159,7 @@ def shard_folder(folder: Path, number: int) -> Path:
 
 def shard_folders(folder: Path) -> list[Path]:
     """Return where journals of shards are, in their order."""
-    return sorted(folder.glob(f"{_SHARD}*"))
+    return sorted(path for path in folder.glob(f"{_SHARD}*") if _IS_SHARD.fullmatch(path.name))
 
 
 def read_segments(folder: Path, damage: list[Phrase]) -> list[Segment]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ropeway.errors import Refused
+from ropeway.outside import MOST_DEPTH
 from ropeway.phrases import phrase
 from ropeway.spec.secret_shapes import is_secret
 
@@ -119,7 +120,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         path = key.strip().split(".")
-        if not equals or not all(path):
+        if not equals or not all(path) or len(path) > MOST_DEPTH:
             raise Refused(
                 phrase("`--set {setting}` is no setting", setting=setting),
                 hint="write it like `--set max_tokens=256`",

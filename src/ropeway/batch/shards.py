@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ropeway.batch.disk import cannot_write
+from ropeway.batch.disk import cannot_begin
 from ropeway.batch.parts import Part
 from ropeway.batch.replay import read_journal
 from ropeway.batch.rows import Outcome
@@ -89,7 +89,7 @@ def kept_shards(folder: Path, found: Survey) -> tuple[Shard, ...]:
             shard_folder(folder, shard.number).mkdir(PRIVATE_FOLDER, exist_ok=True)
         sync_folder(folder)
     except OSError as error:
-        raise cannot_write(path, error, hint=phrase("nothing was sent")) from None
+        raise cannot_begin(path, error) from None
     return shards
 
 

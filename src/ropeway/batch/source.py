@@ -20,12 +20,11 @@ from ropeway.batch.parts import Part, Shape, cannot_read, open_part
 from ropeway.batch.stores import library
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase
-from ropeway.units import format_bytes
 
 MOST_LINE = 50 * 10**6
 """Bytes of the longest line that is read."""
 MOST_FIELD = 10**7
-"""Characters of the longest field of CSV; a quote without an end makes one of the whole file."""
+"""Characters of the longest field of CSV."""
 
 _BLOCK = 2**20
 _PACKED_BLOCK = 2**16  # of a packed file, which may unpack to a thousand times as much
@@ -122,8 +121,11 @@ class Reading:
     def _checked_start(self, chunk: Chunk) -> Chunk:
         first = chunk.items[0]
         if chunk.numbers[0] == 1 and isinstance(first, bytes):
-            if first.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise _not_utf8(phrase("the file is UTF-16 text"), self.part.name, "UTF-16")
+            if first.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+                wide = first.startswith((b"\xff\xfe\0\0", b"\0\0"))
+                encoding = "UTF-32" if wide else "UTF-16"
+                what = phrase("the file is {encoding} text", encoding=encoding)
+                raise _not_utf8(what, self.part.name, encoding)
             # What some editors and Excel put before UTF-8.
             return replace(chunk, items=[first.removeprefix(b"\xef\xbb\xbf"), *chunk.items[1:]])
         return chunk
@@ -196,14 +198,8 @@ def _lines(blocks: Iterable[bytes], number: int = 1, begin: int = 0) -> Iterator
 def _line(pieces: list[Any], length: int) -> Item:
     if length <= MOST_LINE:
         return b"".join(pieces)
-    return Fault(
-        "long",
-        phrase(
-            "the line has {size}; the most is {most}",
-            size=format_bytes(length),
-            most=format_bytes(MOST_LINE),
-        ),
-    )
+    return Fault("long", phrase("the line has {n:,} bytes; the most is {most:,}", n=length,
+                                most=MOST_LINE))  # fmt: skip
 
 
 def _text(line: Item) -> Item:
@@ -232,7 +228,7 @@ def _iconv(encoding: str) -> str:
 def _csv(lines: Iterable[Chunk], part: Part, wanted: Wanted) -> Iterator[Chunk]:
     """Yield the records of a table in text, whose first line names its columns."""
     # Bytes that are no UTF-8 become halves of characters, which no JSON is made of: see `_record`.
-    csv.field_size_limit(MOST_FIELD)
+    csv.field_size_limit(MOST_LINE)
     reader = csv.reader(
         _csv_lines(lines, part.name),
         delimiter="," if part.shape is Shape.CSV else "\t",
@@ -251,13 +247,22 @@ def _csv(lines: Iterable[Chunk], part: Part, wanted: Wanted) -> Iterator[Chunk]:
         except csv.Error as error:
             if str(error).startswith(("unexpected end", "field larger")):
                 # All of the rest is within the quote.
-                what = phrase("a quote is not closed in the record that begins here")
+                what = phrase(
+                    "a quote is not closed in the record that begins here, or a field has more "
+                    "than {most:,} characters", most=MOST_LINE,
+                )  # fmt: skip
+                raise Refused(what, where=f"{part.name}:{number}") from None
+            if header is None:
+                what = phrase("the names of the columns are no CSV: {why}", why=str(error))
                 raise Refused(what, where=f"{part.name}:{number}") from None
             items.append(Fault("csv", phrase("the record is no CSV: {why}", why=str(error))))
         else:
             if header is None:
-                header = _header(fields, f"{part.name}:{number}")
-                places = [(header.index(name), name) for name in wanted(header)]
+                if fields:
+                    where = f"{part.name}:{number}"
+                    header = _header(fields, where)
+                    names = _once(wanted(header), where)
+                    places = [(header.index(name), name) for name in names]
                 continue
             items.append(_record(fields, len(header), places))
         numbers.append(number)
@@ -279,14 +284,19 @@ def _csv_lines(lines: Iterable[Chunk], name: str) -> Iterator[str]:
 
 def _header(fields: list[str], where: str) -> list[str]:
     names = [field.strip() for field in fields]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise Refused(phrase("two columns are called `{name}`", name=twice), where=where)
     try:
         "".join(names).encode()
     except UnicodeEncodeError:
         what = phrase("the names of the columns are not UTF-8 text")
         raise _not_utf8(what, where, "GB18030") from None
+    return names
+
+
+def _once(names: Sequence[str], where: str) -> Sequence[str]:
+    """Return the columns that are read; refuse two of the same name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Refused(phrase("two columns are called `{name}`", name=twice), where=where)
     return names
 
 
@@ -298,6 +308,11 @@ def _record(fields: list[str], count: int, places: list[tuple[int, str]]) -> Ite
             "the record has {n} fields, and the table {count} columns", n=len(fields), count=count
         )
         return Fault("csv", what)
+    if (longest := max((len(fields[place]) for place, _ in places), default=0)) > MOST_FIELD:
+        what = phrase(
+            "a field has {n:,} characters; the most is {most:,}", n=longest, most=MOST_FIELD
+        )
+        return Fault("long", what)
     try:
         record = {name: msgspec.json.encode(fields[place]) for place, name in places}
     except UnicodeEncodeError:
@@ -313,7 +328,7 @@ def _parquet(part: Part, wanted: Wanted) -> Iterator[Chunk]:
     parquet = library("pyarrow.parquet")
     try:
         with parquet.ParquetFile(part.path, filesystem=part.store, buffer_size=_BLOCK) as file:
-            names = wanted(file.schema_arrow.names)
+            names = _once(wanted(file.schema_arrow.names), part.name)
             rows, number = file.metadata.num_rows, 1
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             row_bytes = max((g.total_byte_size // max(g.num_rows, 1) for g in groups), default=1)
@@ -322,11 +337,21 @@ def _parquet(part: Part, wanted: Wanted) -> Iterator[Chunk]:
                 yield Chunk(range(1, rows + 1), [{}] * rows)
                 return
             for batch in file.iter_batches(batch_size=size, columns=names):
-                items = [_values(record) for record in batch.to_pylist()]
+                items = _records(batch)
                 yield Chunk(range(number, number + len(items)), items)
                 number += len(items)
-    except ValueError as error:  # the base of pyarrow's own errors
+    except (ValueError, OverflowError, library("pyarrow").ArrowException) as error:
         raise cannot_read(part.name, str(error).partition("\n")[0]) from None
+
+
+def _records(batch: Any) -> list[Item]:
+    try:
+        return [_values(record) for record in batch.to_pylist()]
+    except (ValueError, OverflowError) as error:  # of a time that Python has no value for
+        if len(batch) == 1:
+            why = str(error).partition(".")[0]
+            return [Fault("value", phrase("a column has a value that is not read: {why}", why=why))]
+    return [item for i in range(len(batch)) for item in _records(batch.slice(i, 1))]
 
 
 def _values(record: dict[str, Any]) -> Item:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from ropeway.batch.stores import open_store
+from ropeway.batch.stores import open_store, read_url, store_fault, store_faults, without_keys
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 
@@ -44,7 +44,7 @@ class Stored:
         """Return its bytes; None where it is not there. Raises Refused."""
         try:
             info = self.store.get_file_info(self.path)
-        except OSError as error:
+        except store_faults() as error:
             raise Refused(
                 phrase("the store does not answer: {reason}", reason=_first_line(error)),
                 where=self.shown,
@@ -102,9 +102,10 @@ def output_at(text: str) -> Output:
     What `file://` names is a path like any other.
     """
     if "://" not in text:
+        if not Path(text).name:
+            raise Refused(phrase("this is a folder"), where=text or ".", hint=phrase("name a file"))
         return Path(text)
-    url = urlsplit(text)
-    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+    url, shown = read_url(text), without_keys(text)
     if url.scheme in ("http", "https"):
         raise Refused(phrase("an output is not written over HTTP"), where=shown)
     store: Any = _Unopened(text, shown)
@@ -141,12 +142,9 @@ def _opened(text: str, shown: str) -> tuple[Any, str]:
     """Return a store, and the path in it. Raises Refused."""
     try:
         return open_store(text)
-    except (OSError, ValueError) as error:
-        netloc = urlsplit(text).netloc
-        why = _first_line(error).replace(netloc, netloc.rpartition("@")[2])
-        raise Refused(
-            phrase("the output cannot be stored: {reason}", reason=why), where=shown
-        ) from None
+    except store_faults() as error:
+        what = phrase("the output cannot be stored: {reason}", reason=store_fault(error, text))
+        raise Refused(what, where=shown) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -8,10 +8,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import parse_qs, parse_qsl, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-from ropeway.errors import Refused
+from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase
 from ropeway.spec.secret_shapes import is_secret
 from ropeway.units import format_seconds
@@ -51,13 +51,54 @@ def check_no_keys(words: Iterable[str]) -> None:
             )
 
 
+def without_keys(text: str) -> str:
+    """Return a URL without keys and options, for people.
+
+    A `/` in a key, which is written `%2F`, ends what seems to be the host: then what is before the
+    last `@` is not shown.
+    """
+    scheme, _, rest = text.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    if "@" not in host and ":" in host and scheme != "hdfs":  # which has ports, and no keys
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def store_fault(error: Exception, text: str) -> str:
+    """Return why the store of a URL fails, in a line without its keys."""
+    line, netloc = reason_of(error).partition("\n")[0], read_url(text).netloc
+    for told, shown in ((text, without_keys(text)), (netloc, netloc.rpartition("@")[2])):
+        line = line.replace(told, shown).replace(told.lower(), shown)
+    return line
+
+
+def store_faults() -> tuple[type[Exception], ...]:
+    """Return what the library raises where a store cannot be opened or asked."""
+    return (OSError, ValueError, library("pyarrow").ArrowException)
+
+
+def read_url(text: str) -> SplitResult:
+    """Return the pieces of a URL. Raises Refused where it is none, or its keys are cut."""
+    why: str | None = phrase("it has a NUL") if "%00" in text else None
+    try:
+        url = urlsplit(text)
+        if url.scheme == "s3" and ":" in url.netloc and "@" not in url.netloc:
+            why = phrase("a `/` in its key is written `%2F`")
+    except ValueError as error:
+        why = str(error)
+    if why is not None:
+        what = phrase("the URL cannot be used: {why}", why=why)
+        raise Refused(what, where=without_keys(text))
+    return url
+
+
 def open_store(text: str) -> tuple[Any, str]:
     """Return the store of a URL, and the path in it.
 
-    Raises OSError and ValueError, and Refused where a bucket's region cannot be found out. Left to
-    itself the library asks Amazon for that, for minutes where no network leads there.
+    Raises `store_faults`, and Refused where a bucket's region cannot be found out. Left to itself
+    the library asks Amazon for that, for minutes where no network leads there.
     """
-    url = urlsplit(text)
+    url = read_url(text)
     bucket = url.netloc.rpartition("@")[2]
     told = parse_qs(url.query).keys() & {"region", "endpoint_override"}
     if url.scheme == "s3" and bucket and not told:

@@ -152,14 +152,19 @@ def survey(
 
 
 def kept_survey(parts: Sequence[Part], form: Form, folder: Path) -> Survey | None:
-    """Return what an earlier run found in `folder`; None where files or flags are others now."""
+    """Return what an earlier run found in `folder`.
+
+    None where files or flags are others now, or what was found is damaged.
+    """
     try:
         found = msgspec.json.decode((folder / _SURVEY).read_bytes(), type=Survey)
+        whole = sum(1 for _ in left_out(folder)) == found.bad
+        Beginnings(_beginnings(folder))
     except (OSError, ValueError):
         return None
-    now = [(part.name, part.size, part.changed, part.shape) for part in parts]
-    then = [(part.name, part.size, part.changed, part.shape) for part in found.parts]
-    return found if now == then and found.form == _hash(form) else None
+    now, then = ([(part.name, part.size, part.changed, part.touched, part.shape) for part in some]
+                 for some in (parts, found.parts))  # fmt: skip
+    return found if whole and now == then and found.form == _hash(form) else None
 
 
 def rows(
@@ -188,8 +193,7 @@ def rows_from(
 ) -> Iterator[Row]:
     """Yield the rows of some parts of the input, as `rows` does; their first line is `first`."""
     reader = Reader(form, kind, check_files=False)
-    kept = folder / BEGINNINGS  # of a finished job it is gone, and may be needed after all
-    beginnings = Beginnings(kept.read_bytes() if kept.exists() else b"")
+    beginnings = Beginnings(_beginnings(folder))
     samples = form.samples
 
     def wanted(index: int) -> bool:
@@ -227,6 +231,12 @@ def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Re
             yield Result(ordinal, Outcome.SKIPPED, text % (ordinal, name, error))
 
 
+def _beginnings(folder: Path) -> bytes:
+    """Return what is kept of beginnings: nothing of a finished job, which may need it after all."""
+    kept = folder / BEGINNINGS
+    return kept.read_bytes() if kept.exists() else b""
+
+
 def _look(
     parts: Sequence[Part], reader: Reader, tally: _Tally, faults: Faults, tell: Tell
 ) -> list[Read]:
@@ -250,6 +260,8 @@ def _look(
                 fault = request if isinstance(request, Fault) else add(request, index)
                 if fault is not None:
                     faults.add(fault, index, f"{part.name}:{number}", request.name)
+                    if not request.name:
+                        tally.names.add(_made_name(index))
                 index += 1
             tell(reading.bytes_read - told)
             told = reading.bytes_read
@@ -258,7 +270,7 @@ def _look(
         reads.append(
             Read(
                 part.name, part.size, part.changed, part.shape, reading.digest, index - before,
-                tuple(marks),
+                tuple(marks), part.touched,
             )
         )  # fmt: skip
         if faults.enough:
@@ -283,8 +295,10 @@ def _look_for_twins(
             where=joined([part.name for part in parts], ", "),
             hint="a `custom_id` names one row; asking each row several times is `-n`",
         )
-    first: dict[str, str] = {}
     hashed = tally.names.hashed
+    # An error row has the name that is made for it; one of its own is free for a line that is sent.
+    made = ((_made_name(line.index), line) for line in faults.so_far() if not line.name)
+    first = {name: line.where for name, line in made if hashed(name) in twins}
     for line in lines_again(parts, reads, reader, faults.so_far(), lambda _: True):
         name = line.request.name or _made_name(line.index)
         if hashed(name) not in twins:

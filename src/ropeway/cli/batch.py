@@ -1,5 +1,8 @@
 """`ropeway batch`: a file of prompts in, a file of answers out, each row committed once."""
 
+import signal
+from contextlib import suppress
+
 import click
 
 from ropeway.batch.rows import Outcome
@@ -63,6 +66,9 @@ def batch(
       ropeway batch prompts.jsonl -o answers.jsonl --set max_tokens=256 --detach
       ropeway batch --attach -o answers.jsonl
     """
+    with suppress(ValueError):  # not the main thread
+        # Until rows are sent it ends as Ctrl-C does, which takes back what was begun.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     detached.check(inputs, flags)
     request = BatchRequest(inputs, flags, endpoints, model)
     if detached.attach:

@@ -30,6 +30,7 @@ from ropeway.batch.job import (
     typical,
     write_files,
 )
+from ropeway.batch.own_files import note_written
 from ropeway.batch.parts import Shape
 from ropeway.batch.progress import Price
 from ropeway.batch.run import Ended, Settings, run_batch
@@ -49,6 +50,7 @@ from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.facts.redaction import redact, secret_values
+from ropeway.outside import is_folder
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
@@ -98,12 +100,11 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
     if flags.out is None:
         raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
     order, check = order_of(request.inputs, flags, flags.out)
-    current_call().folder = order.folder if order.folder.is_dir() else None
+    current_call().folder = order.folder if is_folder(order.folder) else None
     # A job that has begun writes what it has, when its own command is given too late.
-    if flags.until is not None and flags.until <= time.time() and not order.folder.is_dir():
-        raise Refused(
-            phrase("the time of `--until` is past"), hint=phrase("name a later one: 18:00")
-        )
+    if flags.until is not None and flags.until <= time.time() and not is_folder(order.folder):
+        past = phrase("the time of `--until` is past")
+        raise Refused(past, hint=phrase("name a later one: 18:00"))
     servers = asyncio.run(_servers(endpoints, model_named(order, request.model), screen))
     tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)
     for doubt in servers.doubts:
@@ -302,6 +303,7 @@ def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: 
     screen.answer(account_lines(account))
     if flags.html is not None:
         page = batch_page(account, timeline, datetime.now(UTC), screen.language)
+        note_written(job.order.folder, {flags.html: len(page.encode())})
         write_page(flags.html, page, screen)
     whole = account.done == account.rows
     if not whole:

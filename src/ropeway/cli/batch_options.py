@@ -137,7 +137,7 @@ _OPTIONS = (
                  help="Leave out lines that cannot be sent; each is an error row."),
     click.option("--ordered", is_flag=True, help="Write the output in the order of the input."),
     click.option("--retry-errors", is_flag=True,
-                 help="Go on, and do again what was refused, failed or poison."),
+                 help="Go on, and do again what has no answer; look again at what was left out."),
     click.option("--dedupe", is_flag=True,
                  help="Ask equal requests once, where they come near each other."),
     click.option("--check", type=click.Path(path_type=Path), metavar="SCHEMA",
