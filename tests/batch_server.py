@@ -1,22 +1,27 @@
-"""A server for tests of batch jobs, whose every answer a test decides, and a journal in memory.
+"""A server for tests of batch jobs, whose every answer a test decides, and jobs against it.
 
 It runs in the test's own loop, so that virtual time serves both. It can die, with all that is in
 flight, and come back at the same port.
 """
 
 import asyncio
+import contextlib
 import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from aiohttp import web
 
 import virtual_time
+from batch_rows import files_of_at_most
 from ropeway.batch.dispatch import Limits
+from ropeway.batch.journal import Journal
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.run import Ended, Settings, run_batch
+from ropeway.batch.segments import Record, read_segments, records
 from ropeway.batch.send import Check
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import RopewayError
@@ -149,23 +154,22 @@ def _reset(runner: web.AppRunner) -> None:
 
 
 @dataclass
-class Memory:
-    """A journal that keeps its results, and counts those that are committed."""
+class Kept:
+    """What is in a journal, on the disk."""
 
-    results: list[Result] = field(default_factory=list)
-    committed: int = 0
-    counts: Counter[Outcome] = field(default_factory=Counter)
-    behind: int = 0
-    full_after: int | None = None
+    results: list[Result]
 
-    def add(self, result: Result) -> None:
-        if self.full_after is not None and len(self.results) >= self.full_after:
-            raise RopewayError("no space left on the disk")
-        self.results.append(result)
-        self.counts[result.outcome] += 1
-
-    async def commit(self) -> None:
-        self.committed = len(self.results)
+    @classmethod
+    def of(cls, folder: Path) -> "Kept":
+        """Read it."""
+        found = (one for segment in read_segments(folder, []) for one in records(segment))
+        return cls(
+            [
+                Result(one.ordinal, Outcome(one.outcome), bytes(one.line), one.prompt, one.answer)
+                for one in found
+                if isinstance(one, Record)
+            ]
+        )
 
     def outcomes(self) -> dict[int, Outcome]:
         """What became of each row, of which each has one only."""
@@ -186,12 +190,19 @@ class Memory:
         return {n: lines[n]["response"]["body"]["choices"][0]["text"] for n in good}
 
 
-def row(ordinal: int, prompt: str = "", *, prefix: int | None = None, tokens: int = 10) -> Row:
+def row(
+    ordinal: int,
+    prompt: str = "",
+    *,
+    prefix: int | None = None,
+    tokens: int = 10,
+    model: str = "fake",
+) -> Row:
     """A completion whose prompt is its name, if none is given."""
     name = f"row-{ordinal}"
-    body = json.dumps({"model": "fake", "prompt": prompt or name}).encode()
+    body = json.dumps({"model": model, "prompt": prompt or name}).encode()
     prefix = ordinal if prefix is None else prefix
-    return Row(ordinal, name, "/v1/completions", body, prefix, tokens)
+    return Row(ordinal, name, "/v1/completions", body, prefix, tokens, model)
 
 
 def rows(count: int) -> Iterator[Row]:
@@ -203,38 +214,58 @@ class Job:
     """A job that was run, with what came of it."""
 
     ended: Ended
-    journal: Memory
+    journal: Kept
     told: list[Progress]
 
 
 async def run_job(
     source: Iterator[Row],
     *endpoints: Endpoint,
-    journal: Memory | None = None,
+    keep: type[Journal] = Journal,
+    disk: int | None = None,
     stop: asyncio.Event | None = None,
     start: int = 8,
     most: int = 8,
     tries: int = 5,
     dedupe: bool = False,
+    most_bytes: int = Limits.most_bytes,
     total: int = 0,
     check: Check | None = None,
     **settings: object,
 ) -> Job:
-    """Run a job to its end."""
-    everything = list(source)
-    journal, told = journal or Memory(), []
-    limits = Limits(start=start, most=most, tries=tries, dedupe=dedupe)
+    """Run a job to its end.
+
+    disk   the bytes that its journal may have
+    total  how many rows the source has, where these are to be read only then
+    """
+    everything = source if total else list(source)
+    told: list[Progress] = []
+    limits = Limits(start=start, most=most, tries=tries, dedupe=dedupe, most_bytes=most_bytes)
     count = total or len(everything)
-    ended = await run_batch(
-        iter(everything),
-        journal,
-        endpoints,
-        Settings(rows=count, tokens=10 * count, limits=limits, **settings),
-        told.append,
-        stop=stop,
-        check=check,
-    )
-    return Job(ended, journal, told)
+    with (
+        TemporaryDirectory() as folder,
+        contextlib.suppress(RopewayError),  # a full disk's, once more
+        keep.open(Path(folder), rows=count, job="a job") as journal,
+        files_of_at_most(disk) if disk else contextlib.nullcontext(),
+    ):
+
+        def tell(progress: Progress) -> None:
+            told.append(progress)
+            with contextlib.suppress(RopewayError):  # it ends the job
+                journal.flush()  # its own thread knows nothing of virtual time
+
+        ended = await run_batch(
+            iter(everything),
+            journal,
+            endpoints,
+            Settings(rows=count, tokens=10 * count, limits=limits, **settings),
+            tell,
+            stop=stop,
+            check=check,
+        )
+        assert journal.again == 0
+        done = Job(ended, Kept.of(Path(folder)), told)
+    return done
 
 
 def job(answer=echo, count: int = 40, **options) -> tuple[Job, BatchServer]:
@@ -253,5 +284,4 @@ def check_answered(done: Job, count: int) -> None:
     assert done.ended.failure is None
     assert done.ended.reason == "complete"
     assert done.journal.texts() == {n: f"row-{n}" for n in range(count)}
-    assert done.journal.committed == count
     assert done.ended.progress.done == {Outcome.ANSWERED: count}

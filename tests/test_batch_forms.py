@@ -43,7 +43,7 @@ def body_of(item: Item, form: Form, sample: int = 0) -> Any:
     reader = Reader(form)
     request = reader.read(item)
     assert isinstance(request, Request), request
-    return json.loads(reader.bodies(request)[sample])
+    return json.loads([*reader.bodies(request)][sample])
 
 
 def fault_of(item: Item, form: Form | None = None) -> Fault:

@@ -17,7 +17,7 @@ from ropeway.batch import pictures
 from ropeway.batch.forms import Reader, Request
 from ropeway.batch.parts import Part, Shape
 from ropeway.batch.pictures import PictureRow, picture_type
-from ropeway.batch.send import Answer, Kind, Sender
+from ropeway.batch.send import Answer, Sender, Verdict
 from ropeway.batch.settings import CHAT, Form, make_form
 from ropeway.batch.source import Fault
 from ropeway.batch.tokens import PICTURE
@@ -41,7 +41,7 @@ def row_of(folder: Path, **columns: object) -> PictureRow:
     request = reader.read(json.dumps({"prompt": "a", **columns}).encode())
     assert isinstance(request, Request), request
     assert request.pictures
-    return PictureRow(0, "a", CHAT, reader.bodies(request)[0], 0, 0)
+    return PictureRow(0, "a", CHAT, next(reader.bodies(request)), 0, 0)
 
 
 def body_of(row: PictureRow) -> bytes:
@@ -188,7 +188,7 @@ def sent(row: PictureRow) -> tuple[Answer, list[bytes]]:
 
     async def main() -> tuple[Answer, list[bytes]]:
         async with BatchServer(answer=seen) as server, Sender(server.endpoint, 60.0) as sender:
-            return await sender.send(row, "id"), server.bodies
+            return await sender.send(row, "id", lambda: None), server.bodies
 
     async def seen(_: BatchServer, __: str) -> Any:
         return completion("a")
@@ -206,7 +206,7 @@ def test_many_pictures_are_sent_whole(tmp_path: Path) -> None:
     for n, name in enumerate(names):
         (tmp_path / name).write_bytes(PNG + os.urandom(n * 20_000))
     answer, (body,) = sent(with_prompt(row_of(tmp_path, images=names)))
-    assert answer.kind is Kind.ANSWERED
+    assert answer.verdict is Verdict.ANSWERED
     urls = [part["image_url"]["url"] for part in content(body)[:-1]]
     assert urls == [url((tmp_path / name).read_bytes()) for name in names]
 
@@ -235,8 +235,8 @@ def test_a_picture_that_is_away_for_a_moment_costs_a_try(
 
     monkeypatch.setattr(pictures, "open_regular", opened)
     answer, bodies = sent(row)
-    assert (answer.kind, answer.fault, answer.broke, bodies) == (
-        Kind.UNREADY,
+    assert (answer.verdict, answer.fault, answer.broke, bodies) == (
+        Verdict.UNREADY,
         "no picture",
         False,
         [],
@@ -253,8 +253,8 @@ def test_a_picture_that_becomes_shorter_while_it_is_sent_costs_a_try(
     path.write_bytes(PNG)
     monkeypatch.setattr(PictureRow, "payload", lambda _: as_it_was)
     answer, bodies = sent(row)
-    assert (answer.kind, answer.fault, answer.broke, bodies) == (
-        Kind.UNREADY,
+    assert (answer.verdict, answer.fault, answer.broke, bodies) == (
+        Verdict.UNREADY,
         "no picture",
         False,
         [],

@@ -1,27 +1,30 @@
 """How far a job is: rates, the time left, money, and how much is in flight."""
 
 import asyncio
+import dataclasses
 import json
 import random
 import time
+from collections.abc import Iterator
 
 import pytest
+from aiohttp import web
 
 import virtual_time
-from batch_server import BatchServer, Job, completion, rows, run_job
+from batch_server import BatchServer, Job, always, completion, job, row, rows, run_job
 from ropeway.batch.progress import Forecast, Left, Meter, Price, Progress, Rates, Tally
-from ropeway.batch.rows import Outcome
+from ropeway.batch.rows import Outcome, Row
 
 
 def test_how_much_is_sent_follows_the_engine() -> None:
     async def main() -> tuple[Job, list[int]]:
-        room = asyncio.Semaphore(20)
+        room, chance = asyncio.Semaphore(20), random.Random(1)
         running, limits = [0], []
 
         async def answer(_, prompt):
             async with room:
                 running[0] += 1
-                await asyncio.sleep(random.uniform(0.2, 0.8))
+                await asyncio.sleep(chance.uniform(0.2, 0.8))
                 running[0] -= 1
                 return completion(prompt)
 
@@ -42,6 +45,36 @@ def test_how_much_is_sent_follows_the_engine() -> None:
     assert all(20 <= limit <= 24 for limit in limits[len(limits) // 2 :])
 
 
+@pytest.mark.parametrize(("size", "most"), [(20_000, 5), (2_000_000, 1)])
+def test_what_is_read_and_has_no_answer_is_bounded_by_bytes(size: int, most: int) -> None:
+    read: list[int] = []
+
+    def source() -> Iterator[Row]:
+        for number in range(24):
+            read.append(number)
+            yield row(number, f"{number:03}" + "x" * size)
+
+    async def main() -> tuple[Job, BatchServer, int]:
+        async with BatchServer(answer) as server:
+            ended = await run_job(
+                source(), server.endpoint, total=24, start=16, most=16, most_bytes=100_000
+            )
+            return ended, server, max(ahead)
+
+    async def answer(_, prompt):
+        ahead.append(len(read) - sum(done))
+        await asyncio.sleep(1)
+        done.append(1)
+        return completion(prompt)
+
+    ahead: list[int] = []
+    done: list[int] = []
+    ended_job, server, furthest = virtual_time.run(main())
+    assert ended_job.ended.progress.done == {Outcome.ANSWERED: 24}
+    assert server.most == most
+    assert furthest <= most + 1
+
+
 def test_progress_is_plain_data() -> None:
     began = time.time()
 
@@ -60,6 +93,23 @@ def test_progress_is_plain_data() -> None:
     assert document["left"]["low_s"] <= document["left"]["likely_s"] <= document["left"]["high_s"]
     rest = (400 - halfway.finished) / 80
     assert document["left"]["likely_s"] == pytest.approx(rest, rel=0.3)
+
+
+@pytest.mark.parametrize("text", ["word " * 20_000, "a\x1b[2J\nb\u202e" * 100, "short", None])
+def test_of_an_answer_only_its_beginning_is_told(text: str | None) -> None:
+    def answered() -> web.Response:
+        numbers = {"object": "list", "data": [{"embedding": [0.123456789] * 8000}]}
+        return web.json_response(numbers) if text is None else completion(text)
+
+    source = [dataclasses.replace(one, path="/v1/embeddings" if text is None else one.path)
+              for one in rows(20)]  # fmt: skip
+    done, _ = job(always(answered), source=iter(source))
+    sample = done.ended.progress.as_json()["sample"]
+    assert isinstance(sample, str)
+    assert len(sample) <= 160
+    assert sample.isprintable()
+    assert sample.startswith("row-") == (text is not None and len(text) < 2**16)
+    assert Progress.from_json(done.ended.progress.as_json()) == done.ended.progress
 
 
 def test_what_a_job_costs() -> None:

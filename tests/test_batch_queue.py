@@ -93,12 +93,25 @@ def test_a_window_has_room_up_to_its_rows_and_bytes() -> None:
     assert not made.room
     made.take(0, 0.0)
     assert made.room
-    made = Window(10**6, 1000)
-    made.add([row(0, "x" * 2000)])
+
+
+@pytest.mark.parametrize("dedupe", [False, True])
+def test_what_is_in_flight_takes_bytes_until_it_has_its_outcome(dedupe: bool) -> None:
+    made = Window(10**6, 1000, dedupe=dedupe)
+    large = row(0, "x" * 2000)
+    made.add([large, row(1, "x" * 2000)])
     assert not made.room
-    assert made.take(0, 0.0) is not None
-    assert made.room
-    assert len(made) == 0
+    assert made.take(0, 0.0) == large
+    made.later(large, 1.0)
+    assert made.take(0, 2.0) == large
+    assert not made.room
+    twins = made.settle(large)
+    if not dedupe:
+        other = made.take(0, 0.0)
+        assert other is not None
+        assert not made.room
+        assert made.settle(other) == twins == []
+    assert (made.room, len(made), len(twins)) == (1000, 0, int(dedupe))
 
 
 def test_what_waits_to_be_sent_again_takes_room_too() -> None:

@@ -1,7 +1,9 @@
 """Replicas that die, come back, or refuse us: no row is lost or pays for it; poison is found."""
 
 import asyncio
-import errno
+import contextlib
+import resource
+import socket
 from collections import Counter
 
 import virtual_time
@@ -17,7 +19,6 @@ from batch_server import (
     run_job,
 )
 from ports import free_port
-from ropeway.batch import send
 from ropeway.batch.rows import Outcome
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
@@ -180,23 +181,21 @@ def test_what_an_engine_has_forgotten_is_sent_again() -> None:
     assert 60 < done.ended.progress.elapsed_s < 120
 
 
-def test_what_is_in_flight_outlives_our_own_want_of_files(monkeypatch) -> None:
-    usual, full = send._kept_alive, []
-
-    def socket_if_there_is_one(address):
-        if full:
-            raise OSError(errno.EMFILE, "too many open files")
-        return usual(address)
+def test_what_is_in_flight_outlives_our_own_want_of_files() -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> Job:
         async with BatchServer(seconds=20.0) as server:
             loop = asyncio.get_running_loop()
-            loop.call_later(1, full.append, True)
-            loop.call_later(15, full.clear)
+            none = (0, usual[1])
+            loop.call_later(1, resource.setrlimit, resource.RLIMIT_NOFILE, none)
+            loop.call_later(15, resource.setrlimit, resource.RLIMIT_NOFILE, usual)
             return await run_job(rows(8), server.endpoint, tries=1)
 
-    monkeypatch.setattr(send, "_kept_alive", socket_if_there_is_one)
-    done = virtual_time.run(main())
+    try:
+        done = virtual_time.run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
     check_answered(done, 8)
     assert done.ended.progress.again == 0
 
@@ -219,6 +218,40 @@ def test_an_endpoint_that_is_away_at_first_joins_later() -> None:
     check_answered(done, 40)
     assert any("no server answers" in progress.waiting for progress in done.told)
     assert done.ended.progress.waiting == ""
+
+
+def test_a_row_that_still_waits_for_a_connection_was_in_no_engine() -> None:
+    async def answer(server, prompt):
+        response = await echo(server, prompt)
+        response.force_close()
+        return response
+
+    async def main() -> Job:
+        async with BatchServer(answer) as server:
+
+            async def stall_and_die() -> None:
+                await asyncio.sleep(1.05)
+                await server.close_port()
+                with contextlib.ExitStack() as stack:  # its port takes no more connections
+                    at = ("127.0.0.1", server.port)
+                    stack.enter_context(socket.create_server(at, backlog=0))
+                    for _ in range(4):
+                        one = stack.enter_context(socket.socket())
+                        one.setblocking(False)
+                        one.connect_ex(at)
+                    await asyncio.sleep(2)
+                await server.die()
+                await asyncio.sleep(5)
+                await server.up()
+
+            dying = asyncio.create_task(stall_and_die())
+            done = await run_job(rows(200), server.endpoint, tries=1)
+            await dying
+            return done
+
+    done = virtual_time.run(main())
+    check_answered(done, 200)
+    assert done.ended.progress.again == 0
 
 
 def test_patience_with_endpoints_that_are_away_has_an_end() -> None:

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ from ropeway.batch.health import Health, Sign
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import (
     Answer,
-    Kind,
     Sender,
+    Verdict,
     judge,
     result_of,
     retry_after,
@@ -38,7 +39,7 @@ def judged(data: bytes, status: int = 200, path: str = CHAT, **headers: str) -> 
 
 def test_an_answer_is_kept_as_it_came() -> None:
     answer = judged(GOOD)
-    assert answer.kind is Kind.ANSWERED
+    assert answer.verdict is Verdict.ANSWERED
     assert answer.body == GOOD
     assert (answer.prompt, answer.answer) == (3, 2)
     assert answer.request_id == "ours-7"
@@ -69,58 +70,60 @@ def test_the_words_of_a_check_may_quote_half_a_character() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reasons", "kind"),
+    ("reasons", "verdict"),
     [
-        (["length"], Kind.CUT),
-        (["stop", "length"], Kind.CUT),
-        (["stop", "tool_calls"], Kind.ANSWERED),
-        ([None], Kind.ANSWERED),
-        (["abort"], Kind.FAILED),
-        (["stop", "error"], Kind.FAILED),
+        (["length"], Verdict.CUT),
+        (["stop", "length"], Verdict.CUT),
+        (["stop", "tool_calls"], Verdict.ANSWERED),
+        ([None], Verdict.ANSWERED),
+        (["abort"], Verdict.FAILED),
+        (["stop", "error"], Verdict.FAILED),
     ],
 )
-def test_how_an_answer_ended(reasons: list[str | None], kind: Kind) -> None:
+def test_how_an_answer_ended(reasons: list[str | None], verdict: Verdict) -> None:
     choices = [{"finish_reason": reason} for reason in reasons]
-    assert judged(json.dumps({"choices": choices}).encode()).kind is kind
+    assert judged(json.dumps({"choices": choices}).encode()).verdict is verdict
 
 
 @pytest.mark.parametrize(
-    ("path", "data", "kind"),
+    ("path", "data", "verdict"),
     [
-        (EMBED, b'{"data":[{"embedding":[0.1,-2e-3],"index":0}]}', Kind.ANSWERED),
-        (EMBED, b'{"data":[{"embedding":"AAAA"}],"usage":{"prompt_tokens":4}}', Kind.ANSWERED),
-        (EMBED, b'{"data":[]}', Kind.FAILED),
-        (CHAT, b'{"data":[{}]}', Kind.FAILED),
-        ("/rerank", b'{"results":[]}', Kind.ANSWERED),
-        (TEXT, b'{"choices":[]}', Kind.FAILED),
-        (TEXT, b"{}", Kind.FAILED),
-        (TEXT, b"", Kind.FAILED),
-        (TEXT, b"[]", Kind.FAILED),
-        (TEXT, b"null", Kind.FAILED),
-        (TEXT, b"<html>It works!</html>", Kind.FAILED),
-        (TEXT, b'{"choices":[{"text":"half', Kind.FAILED),
-        (TEXT, b'{"choices":["text"]}', Kind.FAILED),
-        (TEXT, b'{"choices":[{"text":"\xff"}]}', Kind.FAILED),
-        (TEXT, b'{"choices":[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}", Kind.FAILED),
-        (TEXT, b'{"choices":[{}],"error":{"message":"x"}}', Kind.FAILED),
-        (TEXT, b'{"choices":[{}],"error":null}', Kind.ANSWERED),
-        (TEXT, b'{"object":"error","message":"x"}', Kind.FAILED),
-        (TEXT, b'{"choices":[{}],"usage":{"prompt_tokens":1.5}}', Kind.ANSWERED),
-        (TEXT, b'{"choices":[{}],"usage":"none"}', Kind.ANSWERED),
-        (TEXT, b'{"choices":[{}],"usage":{"prompt_tokens":-5}}', Kind.ANSWERED),
-        (TEXT, b'data: {"choices":[{}]}\n\n', Kind.FAILED),
+        (EMBED, b'{"data":[{"embedding":[0.1,-2e-3],"index":0}]}', Verdict.ANSWERED),
+        (EMBED, b'{"data":[{"embedding":"AAAA"}],"usage":{"prompt_tokens":4}}', Verdict.ANSWERED),
+        (EMBED, b'{"data":[]}', Verdict.FAILED),
+        (CHAT, b'{"data":[{}]}', Verdict.FAILED),
+        ("/rerank", b'{"results":[]}', Verdict.ANSWERED),
+        (TEXT, b'{"choices":[]}', Verdict.FAILED),
+        (TEXT, b"{}", Verdict.FAILED),
+        (TEXT, b"", Verdict.FAILED),
+        (TEXT, b"[]", Verdict.FAILED),
+        (TEXT, b"null", Verdict.FAILED),
+        (TEXT, b"<html>It works!</html>", Verdict.FAILED),
+        (TEXT, b'{"choices":[{"text":"half', Verdict.FAILED),
+        (TEXT, b'{"choices":["text"]}', Verdict.FAILED),
+        (TEXT, b'{"choices":[{"text":"\xff"}]}', Verdict.FAILED),
+        (TEXT, b'{"choices":[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}", Verdict.FAILED),
+        (TEXT, b'{"choices":[{}],"error":{"message":"x"}}', Verdict.FAILED),
+        (TEXT, b'{"choices":[{}],"error":null}', Verdict.ANSWERED),
+        (TEXT, b'{"object":"error","message":"x"}', Verdict.FAILED),
+        (TEXT, b'{"choices":[{}],"usage":{"prompt_tokens":1.5}}', Verdict.ANSWERED),
+        (TEXT, b'{"choices":[{}],"usage":"none"}', Verdict.ANSWERED),
+        (TEXT, b'{"choices":[{}],"usage":{"prompt_tokens":-5}}', Verdict.ANSWERED),
+        (TEXT, b'data: {"choices":[{}]}\n\n', Verdict.FAILED),
     ],
 )
-def test_a_200_is_an_answer_only_when_it_holds_one(path: str, data: bytes, kind: Kind) -> None:
+def test_a_200_is_an_answer_only_when_it_holds_one(
+    path: str, data: bytes, verdict: Verdict
+) -> None:
     answer = judged(data, path=path)
-    assert answer.kind is kind
-    assert (kind is Kind.FAILED) == bool(answer.words)
+    assert answer.verdict is verdict
+    assert (verdict is Verdict.FAILED) == bool(answer.words)
     assert answer.prompt >= 0
 
 
 def test_a_compressed_answer_is_none() -> None:
-    assert judged(GOOD, Content_Encoding="gzip").kind is Kind.FAILED
-    assert judged(GOOD, Content_Encoding="identity").kind is Kind.ANSWERED
+    assert judged(GOOD, Content_Encoding="gzip").verdict is Verdict.FAILED
+    assert judged(GOOD, Content_Encoding="identity").verdict is Verdict.ANSWERED
 
 
 def test_an_answer_on_many_lines_becomes_one_and_keeps_its_numbers() -> None:
@@ -132,26 +135,27 @@ def test_an_answer_on_many_lines_becomes_one_and_keeps_its_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "verdict"),
     [
-        (400, Kind.REFUSED), (413, Kind.REFUSED), (422, Kind.REFUSED), (499, Kind.REFUSED),
-        (408, Kind.FAILED), (409, Kind.FAILED), (425, Kind.FAILED), (429, Kind.LATER),
-        (500, Kind.FAILED), (502, Kind.FAILED), (503, Kind.FAILED), (204, Kind.FAILED),
-        (301, Kind.BARRED), (401, Kind.BARRED), (402, Kind.BARRED), (403, Kind.BARRED),
-        (404, Kind.BARRED), (405, Kind.BARRED),
+        (400, Verdict.REFUSED), (413, Verdict.REFUSED), (422, Verdict.REFUSED),
+        (499, Verdict.REFUSED),
+        (408, Verdict.FAILED), (409, Verdict.FAILED), (425, Verdict.FAILED), (429, Verdict.LATER),
+        (500, Verdict.FAILED), (502, Verdict.FAILED), (503, Verdict.FAILED), (204, Verdict.FAILED),
+        (301, Verdict.BARRED), (401, Verdict.BARRED), (402, Verdict.BARRED), (403, Verdict.BARRED),
+        (404, Verdict.BARRED), (405, Verdict.BARRED),
     ],
 )  # fmt: skip
-def test_what_a_status_means(status: int, kind: Kind) -> None:
+def test_what_a_status_means(status: int, verdict: Verdict) -> None:
     answer = judged(b'{"error":{"message":"the words"}}', status)
-    assert answer.kind is kind
+    assert answer.verdict is verdict
     assert answer.words == f"{status}: the words"
     assert answer.pause_s is None
 
 
 def test_who_asks_to_wait_is_waited_for() -> None:
-    assert judged(b"", 503, Retry_After="7").kind is Kind.LATER
+    assert judged(b"", 503, Retry_After="7").verdict is Verdict.LATER
     assert judged(b"", 429, Retry_After="7").pause_s == 7
-    assert judged(b"", 500, Retry_After="7").kind is Kind.FAILED
+    assert judged(b"", 500, Retry_After="7").verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,7 @@ def tcp_server(*pieces: bytes, endless: bytes = b"") -> Iterator[tuple[Endpoint,
 def sent_once(endpoint: Endpoint, one: Row | None = None) -> Answer:
     async def main() -> Answer:
         async with Sender(endpoint, 60.0) as sender:
-            return await sender.send(one or row(0), "ours-7")
+            return await sender.send(one or row(0), "ours-7", lambda: None)
 
     return asyncio.run(main())
 
@@ -261,26 +265,26 @@ def test_an_answer_without_end_does_not_fill_the_memory(head, monkeypatch) -> No
     endless = b"10000\r\n%b\r\n" % piece if b"chunked" in head else piece
     with tcp_server(b"HTTP/1.1 200 OK\r\n" + head, endless=endless) as (endpoint, sent):
         answer = sent_once(endpoint)
-    assert answer.kind is Kind.FAILED
+    assert answer.verdict is Verdict.FAILED
     assert "longer than 1.0 MiB" in answer.words
     assert sent[0] < 2**25
 
 
 @pytest.mark.parametrize(
-    ("data", "kind", "broke"),
+    ("data", "verdict", "broke"),
     [
-        (b"", Kind.FAILED, True),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", Kind.FAILED, True),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", Kind.FAILED, True),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", Kind.FAILED, False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", Kind.FAILED, False),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + GOOD, Kind.ANSWERED, False),
+        (b"", Verdict.FAILED, True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", Verdict.FAILED, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", Verdict.FAILED, True),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", Verdict.FAILED, False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", Verdict.FAILED, False),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + GOOD, Verdict.ANSWERED, False),
     ],
 )  # fmt: skip
-def test_what_a_connection_may_do(data: bytes, kind: Kind, broke: bool) -> None:
+def test_what_a_connection_may_do(data: bytes, verdict: Verdict, broke: bool) -> None:
     with tcp_server(data) as (endpoint, _):
         answer = sent_once(endpoint)
-    assert (answer.kind, answer.broke) == (kind, broke)
+    assert (answer.verdict, answer.broke) == (verdict, broke)
 
 
 @pytest.mark.parametrize("size", [2**16, 2**21, 2**24])
@@ -289,7 +293,7 @@ def test_a_refusal_that_comes_before_the_body_is_sent_is_read(size: int) -> None
     head = b"HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(error)
     with tcp_server(head + error) as (endpoint, _):
         answer = sent_once(endpoint, row(0, "x" * size))
-    assert (answer.kind, answer.words) == (Kind.REFUSED, "413: too large")
+    assert (answer.verdict, answer.words) == (Verdict.REFUSED, "413: too large")
 
 
 def test_the_system_asks_whether_the_peer_is_still_there() -> None:
@@ -314,11 +318,11 @@ def test_the_system_asks_whether_the_peer_is_still_there() -> None:
 
 def test_a_row_that_no_server_took_is_told_from_one_that_failed() -> None:
     answer = sent_once(Endpoint(f"http://127.0.0.1:{free_port()}/v1"))
-    assert answer.kind is Kind.AWAY
+    assert answer.verdict is Verdict.AWAY
     assert "connection refused" in answer.words
     with tcp_server(b"HTTP/1.1 200 OK\r\n\r\n") as (endpoint, _):
         tls = Endpoint(endpoint.url.replace("http://", "https://"))
-        assert sent_once(tls).kind is Kind.AWAY
+        assert sent_once(tls).verdict is Verdict.AWAY
 
 
 @pytest.mark.parametrize(
@@ -335,7 +339,7 @@ def test_which_address_is_asked(base: str, path: str, asked: str) -> None:
         async with BatchServer() as server:
             url = server.endpoint.url.removesuffix("/v1") + base
             async with Sender(Endpoint(url, "secret"), 60.0) as sender:
-                await sender.send(Row(0, "n", path, row(0).body, 0, 0), "id")
+                await sender.send(Row(0, "n", path, row(0).body, 0, 0), "id", lambda: None)
             assert server.asked == [(asked, "Bearer secret")]
 
     virtual_time.run(main())
@@ -375,12 +379,11 @@ def test_how_a_replica_is() -> None:
         (errno.EMFILE, Sign.UNKNOWN),
     ],
 )
-def test_only_who_is_asked_can_be_gone(number: int, sign: Sign, monkeypatch) -> None:
+def test_only_who_is_asked_can_be_gone(number: int, sign: Sign) -> None:
     def refuse(_: object) -> socket.socket:
         raise OSError(number, "why")
 
-    monkeypatch.setattr(send, "_kept_alive", refuse)
-    assert health_of("127.0.0.1").sign is sign
+    assert health_of("127.0.0.1", make_socket=refuse).sign is sign
 
 
 def test_a_name_that_is_not_known_for_a_moment_is_no_death(monkeypatch) -> None:
@@ -396,9 +399,9 @@ def test_what_is_no_http_is_no_death() -> None:
         assert health_of("127.0.0.1", endpoint.url.rpartition(":")[2]).sign is Sign.SILENT
 
 
-def health_of(host: str, port: str = "1/v1") -> Health:
+def health_of(host: str, port: str = "1/v1", **how: Any) -> Health:
     async def main() -> Health:
-        async with Sender(Endpoint(f"http://{host}:{port}"), 60.0) as sender:
+        async with Sender(Endpoint(f"http://{host}:{port}"), 60.0, **how) as sender:
             return await sender.healthy()
 
     return asyncio.run(main())

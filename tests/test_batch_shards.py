@@ -261,6 +261,7 @@ def test_a_task_stops_when_it_is_told_to(tmp_path: Path) -> None:
     assert done[0].kept.counts.total() == requests < 3000
 
 
+@pytest.mark.real_time
 def test_a_shard_waits_for_whoever_had_it_before(tmp_path: Path) -> None:
     write(tmp_path, [['{"prompt": "a"}']])
     with open_shards(order(tmp_path), servers(), io.BytesIO(), quiet) as job:
@@ -274,6 +275,7 @@ def test_a_shard_waits_for_whoever_had_it_before(tmp_path: Path) -> None:
     assert (done.reason, requests) == ("complete", 1)
 
 
+@pytest.mark.real_time
 def test_what_all_must_see_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_shard, "_SEEN_WITHIN_S", 1)
     write(tmp_path, [['{"prompt": "a"}']])

@@ -1,16 +1,19 @@
 """Outputs in stores of pyarrow (`batch.stored`): a folder by its URL, and one with objects."""
 
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
 import pytest
 from batch_endpoint import Faults
-from pyarrow import fs
 
-from batch_calls import columns, lines, requests, run, serving, texts
+from batch_calls import columns, requests, run, serving, texts
 from batch_rows import fill, result
 from fake_s3 import fake_s3
+from ropeway.batch import stores
 from ropeway.batch.assemble import assemble
 from ropeway.batch.own_files import (
     check_strangers,
@@ -23,6 +26,7 @@ from ropeway.batch.own_files import (
 from ropeway.batch.parts import Part, Shape
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stored import Stored, output_at
+from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError
 
 ROWS = [result(0), result(1), result(2, Outcome.FAILED)]
@@ -107,86 +111,55 @@ def test_a_detached_job_has_files_of_its_own_and_no_ray(
     assert what in said["error"]["what"]
 
 
-class Objects:
-    """A store as S3 is: an object is there, as far as it was written, once its upload ends."""
-
-    type_name = "s3"
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-        self.room = 10**9
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._folder, name)
-
-    def move(self, *_: str) -> None:
-        raise AssertionError("a store copies what it moves, and not more than 5 GB")
-
-    def open_output_stream(self, path: str, **how: Any) -> "Upload":
-        return Upload(self, self._folder.open_output_stream(path, **how))
-
-
-class Upload:
-    def __init__(self, store: Objects, stream: Any) -> None:
-        self._store, self._stream = store, stream
-
-    def __enter__(self) -> "Upload":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def write(self, data: bytes) -> None:
-        if len(data) > self._store.room:
-            self._stream.write(data[: self._store.room])
-            raise OSError("AWS Error ACCESS_DENIED\nand much more")
-        self._stream.write(data)
-
-
+@pytest.mark.usefixtures("no_aws")
+@pytest.mark.real_time
 def test_a_file_of_a_store_is_known_by_its_path_there(tmp_path: Path) -> None:
-    for name in ("in", "j"):
-        (tmp_path / name).mkdir()
-    store, folder, path = Objects(tmp_path), tmp_path / "j", "in/o.jsonl"
-    output = Stored(f"s3://b/{path}", path, store)
-    part = Part(f"s3://b/{path}", path, Shape.LINES, "", 1, 0, store)
-    with pytest.raises(Refused, match="`-o` is in the input"):
-        distinct_files(folder, {"-o": output}, [part])
-    with pytest.raises(Refused, match="`-o` and `--errors` name the same file"):
-        distinct_files(folder, {"-o": output, "--errors": replace(output)})
-    distinct_files(folder, {"-o": output, "--errors": tmp_path / path})
-    assert is_one_of([output], found_at(path, store))
-    assert not is_one_of([tmp_path / path], found_at(path, store))
-    assert not is_inside(Path("in"), found_at(path, store))
-    (tmp_path / path).write_text("{}")
-    with pytest.raises(Refused, match="this job has not written it"):
+    folder = tmp_path / "j"
+    folder.mkdir()
+    with fake_s3() as (query, bucket):
+        output = output_at(f"s3://KEY:SECRET@b/in/o.jsonl?{query}")
+        assert isinstance(output, Stored)
+        store, path = output.store, output.path
+        part = Part(f"s3://{path}", path, Shape.LINES, "", 1, 0, store)
+        with pytest.raises(Refused, match="`-o` is in the input"):
+            distinct_files(folder, {"-o": output}, [part])
+        with pytest.raises(Refused, match="`-o` and `--errors` name the same file"):
+            distinct_files(folder, {"-o": output, "--errors": replace(output)})
+        distinct_files(folder, {"-o": output, "--errors": tmp_path / path})
+        assert is_one_of([output], found_at(path, store))
+        assert not is_one_of([tmp_path / path], found_at(path, store))
+        assert not is_inside(Path("b/in"), found_at(path, store))
+        bucket.objects[path] = b"{}"
+        with pytest.raises(Refused, match="this job has not written it"):
+            check_strangers(folder, [output])
+        note_written(folder, [output])
         check_strangers(folder, [output])
-    note_written(folder, [output])
-    check_strangers(folder, [output])
 
 
+@pytest.mark.usefixtures("no_aws")
+@pytest.mark.real_time
 @pytest.mark.parametrize("ordered", [False, True])
 def test_an_upload_that_fails_leaves_nothing_and_costs_no_answer(
     tmp_path: Path, ordered: bool
 ) -> None:
-    for name in ("store", "j"):
-        (tmp_path / name).mkdir()
-    store = Objects(tmp_path / "store")
-    output = Stored("s3://b/out.jsonl", "out.jsonl", store)
-    errors = output.with_name("bad")
-    assert str(errors) == "s3://b/bad"
-    fill(tmp_path / "j", 3, ROWS)
-    before = names(tmp_path / "j")
-    store.room = 50
-    with pytest.raises(RopewayError, match=r"cannot be stored: aws error access_denied$") as caught:
-        assemble(tmp_path / "j", output, errors, ordered=ordered)
-    assert caught.value.where == "s3://b/out.jsonl"
-    assert names(tmp_path / "store") == []
-    assert names(tmp_path / "j") == sorted([*before, "assemble.lock"])
-    store.room = 10**9
-    assert assemble(tmp_path / "j", output, errors, ordered=ordered).total() == 3
-    assert (tmp_path / "store" / "out.jsonl").read_bytes() == ROWS[0].line + ROWS[1].line
-    assert (tmp_path / "store" / "bad").read_bytes() == ROWS[2].line
-    assert len(lines(tmp_path / "store" / "bad")) == 1
+    folder = tmp_path / "j"
+    folder.mkdir()
+    fill(folder, 3, ROWS)
+    before = names(folder)
+    with fake_s3() as (query, bucket):
+        output = output_at(f"s3://KEY:SECRET@b/out.jsonl?{query}")
+        errors = output.with_name("bad")
+        assert str(errors) == "s3://b/bad"
+        bucket.denied = True
+        with pytest.raises(RopewayError, match=r"(?i)cannot be stored: .*access.?denied") as caught:
+            assemble(folder, output, errors, ordered=ordered)
+        assert caught.value.where == "s3://b/out.jsonl"
+        assert bucket.objects == bucket.uploads == {}
+        assert names(folder) == sorted([*before, "assemble.lock"])
+        bucket.denied = False
+        assert assemble(folder, output, errors, ordered=ordered).total() == 3
+        good = ROWS[0].line + ROWS[1].line
+        assert bucket.objects == {"b/out.jsonl": good, "b/bad": ROWS[2].line}
 
 
 def test_a_url_is_shown_without_its_keys() -> None:
@@ -215,6 +188,62 @@ def test_a_url_that_cannot_be_written_to_is_refused(url: str, what: str) -> None
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the library from looking for machines of Amazon's."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+class _Amazon(BaseHTTPRequestHandler):
+    """Says where its bucket is, as Amazon does also to strangers."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        if not self.path.startswith("/none"):
+            self.send_header("x-amz-bucket-region", "eu-test-1")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Amazon) as server:
+        url = f"http://127.0.0.1:{server.server_port}/{{bucket}}"
+        monkeypatch.setattr(stores, "_BUCKET", url)
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("no_aws", "amazon")
+def test_a_bucket_without_a_region_is_asked_for_it() -> None:
+    made = output_at("s3://KEY:SECRET@bucket/a%20b/out.jsonl")
+    assert isinstance(made, Stored)
+    assert made.store.region == "eu-test-1"
+    options = "s3://KEY:SECRET@bucket/a%20b/out.jsonl?allow_bucket_creation=false&region=x"
+    store, path = open_store(options)
+    assert (store.region, path) == ("x", made.path)
+    with pytest.raises(Refused, match="region cannot be found out: Amazon knows none") as caught:
+        open_store("s3://none/a")
+    assert "s3://none/…?region=" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_region_that_nobody_tells_is_asked_for_when_it_is_needed_and_not_for_long(
+    monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(stores, "_BUCKET", f"http://127.0.0.1:{port}/{{bucket}}")
+        monkeypatch.setattr(stores, "_ASKING_S", 0.2)
+        if not listens:
+            silent.close()
+        output = output_at("s3://KEY:SECRET@bucket/out.jsonl")
+        assert isinstance(output, Stored)
+        with pytest.raises(Refused) as caught:
+            output.size()
+    assert "region=" in str(caught.value.hint)
+    assert "SECRET" not in str(caught.value.as_json())
 
 
 @pytest.mark.usefixtures("no_aws")

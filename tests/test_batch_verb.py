@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import pytest
 from batch_endpoint import Faults, answer_text
 
 from batch_calls import columns, lines, requests, run, serving, texts
+from batch_rows import files_of_at_most
 from ropeway.cli.main import exit_code
+from waiting import wait_for
 
 
 def test_every_row_is_answered_once_and_has_its_own_answer(
@@ -129,6 +133,7 @@ def test_flags_that_mean_nothing_are_refused_at_once(
     assert f"`{flags[0]}`" in said["error"]["what"]
 
 
+@pytest.mark.real_time
 def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
     bodies = requests(tmp_path / "in.jsonl", 400)
     out, command = tmp_path / "out.jsonl", [sys.executable, "-m", "ropeway", "batch"]
@@ -136,8 +141,7 @@ def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
         argv = [*command, str(tmp_path / "in.jsonl"), "-o", str(out), "--url", url, "-q"]
         argv += ["--in-flight", "32"]
         child = subprocess.Popen(argv)
-        while endpoint.requests < 200:
-            time.sleep(0.01)
+        wait_for(lambda: endpoint.requests >= 200 or child.poll() is not None)
         child.kill()
         assert child.wait() == -signal.SIGKILL
         assert subprocess.run(argv, check=False, stdout=subprocess.DEVNULL).returncode == 0
@@ -145,6 +149,7 @@ def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert texts(out) == {f"r{n}": answer_text(b.encode()).decode() for n, b in enumerate(bodies)}
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("stops", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("last", [False, True])
 def test_ctrl_c_commits_and_says_what_goes_on(
@@ -160,8 +165,7 @@ def test_ctrl_c_commits_and_says_what_goes_on(
         child = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
         )
-        while endpoint.requests < min(100, rows):
-            time.sleep(0.01)
+        wait_for(lambda: endpoint.requests >= min(100, rows) or child.poll() is not None)
         child.send_signal(stops)
         said, talked = child.communicate(timeout=60)
         sent = endpoint.requests
@@ -170,9 +174,47 @@ def test_ctrl_c_commits_and_says_what_goes_on(
         assert len(texts(out)) == rows
         return
     assert child.returncode == 130
-    assert f"answered  {sent:>4}" in " ".join(said.split("\n")) or str(sent) in said
+    assert re.search(rf"^answered +{sent} ", said, re.MULTILINE)
     assert "the same command goes on" in talked
-    assert not out.exists(), "the output is written when the job ends"
+    assert len(texts(out)) == sent, "however a run ends, what there is is written"
+
+
+def test_what_is_committed_is_written_although_the_disk_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 2000)
+    out = tmp_path / "out.jsonl"
+    with serving() as (url, _):
+        args = (tmp_path / "in.jsonl", "-o", out, "--url", url)
+        run(capsys, *args, "--max-cost", "1e-9", "--price", "1")  # it has looked at its input
+        with files_of_at_most(200_000):
+            code, said, _ = run(capsys, *args)
+        assert (code, said["ended"], said["output"]) == (1, "broken", str(out))
+        assert 0 < len(texts(out)) == said["outcomes"]["answered"] < 2000
+        assert run(capsys, *args)[0] == 0
+    assert len(texts(out)) == 2000
+
+
+def test_a_run_whose_journal_is_gone_tells_of_that_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests(tmp_path / "in.jsonl", 2000)
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+
+    def remove() -> None:
+        while endpoint.requests < 300:
+            time.sleep(0.01)
+        for segment in journal.glob("*.journal"):
+            segment.unlink()
+
+    with serving(seconds=0.05) as (url, endpoint):
+        removing = threading.Thread(target=remove)
+        removing.start()
+        code, said, _ = run(capsys, tmp_path / "in.jsonl", "-o", out, "--url", url)
+        removing.join()
+    assert (code, said["ended"], said["output"]) == (1, "broken", None)
+    assert said["error"]["what"] == "the journal was removed while the job ran"
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("flag", [("--max-cost", "1", "--token-price", "1000", "1000"), ()])
@@ -226,7 +268,7 @@ def test_answers_that_do_not_fit_a_schema_are_asked_for_again(
         assert endpoint.requests == 2
         assert code == 1
         assert said["outcomes"]["failed"] == 1
-        assert said["failed_tries"] == {"does not fit": 2}
+        assert said["failed_tries"] == {"does not fit the schema": 2}
         (line,) = lines(tmp_path / "o.errors.jsonl")
         assert "the answer is no JSON" in line["error"]["message"]
         schema.write_text('{"type": "string"}')

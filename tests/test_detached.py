@@ -27,9 +27,11 @@ from json_documents import read_document
 from ropeway.batch.progress import Left, Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.cli.batch import batch
-from ropeway.cli.batch_options import BatchFlags, as_words
+from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
+from ropeway.cli.batch_sent import send_job
 from ropeway.cli.call import Call
 from ropeway.cli.main import exit_code
+from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused
 from ropeway.hosts.base import Host, Result
 from ropeway.hosts.local import LocalHost
@@ -38,6 +40,7 @@ from ropeway.launch.detached import DetachedJob, Place, mounted_folder, place_of
 from ropeway.launch.docker import run_argv
 from ropeway.launch.lock import ROOTS_FOLDER, Author
 from ropeway.launch.own_code import own_code
+from ropeway.report.console import Screen
 from ropeway.spec.model import Spec, dump_spec, parse_spec
 from test_batch_verb import columns, serving, texts
 from waiting import wait_for
@@ -94,6 +97,27 @@ def test_the_job_is_given_the_flags_that_were_typed(args):
     assert as_words(named) == as_words(flags_of("in"))
 
 
+@pytest.mark.parametrize(
+    ("serve", "typed", "given"),
+    [
+        ({"max_sequences": 7}, (), ["7"]),
+        ({"max_sequences": 7, "layout": "DP2×TP4"}, (), ["14"]),
+        ({"max_sequences": 7}, ("--at-first", "3"), ["3"]),
+        ({}, (), []),
+    ],
+)
+def test_the_job_begins_with_what_the_spec_lets_a_replica_run(tmp_path, serve, typed, given):
+    args = ("head:/data/in.jsonl", "-o", "answers.jsonl", "--detach", *typed)
+    request = BatchRequest(
+        (args[0],), flags_of(*args), (Endpoint("http://127.0.0.1:8000/v1"),), None
+    )
+    where = place(folder=str(tmp_path), spec=spec(**serve))
+    with batch.make_context("batch", list(args), obj=Call()):
+        job = send_job(request, (where, LocalHost("npu0"), "answers"), Screen())
+    pairs = itertools.pairwise(job.argv)
+    assert [value for flag, value in pairs if flag == "--at-first"] == given
+
+
 def test_a_time_of_day_is_that_of_the_machine_where_it_was_typed():
     words = as_words(flags_of("in.jsonl", "--until", "2027-01-31T18:00"))
     given = datetime.fromisoformat(words[words.index("--until") + 1])
@@ -130,7 +154,7 @@ def test_what_a_job_says_is_read_as_it_was():
     progress = Progress(
         rows=9, done={Outcome.ANSWERED: 3, Outcome.POISON: 1}, in_flight=2, again=1,
         faults={"500": 2}, rates=Rates(1.0, 2.0, 3.0), elapsed_s=4.0, left=Left(1.0, 2.0, 3.0),
-        replicas=(ReplicaProgress("u", "away", "why", 1, 2, 3, Rates(4.0)),), sample=b"{}",
+        replicas=(ReplicaProgress("u", "away", "why", 1, 2, 3, Rates(4.0)),), sample="a: b",
     )  # fmt: skip
     said = json.loads(json.dumps(progress.as_json()))
     assert Progress.from_json(said) == progress

@@ -12,19 +12,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# For bytes that the kernel has not handed over yet: only then may the clock jump.
-_GRACE_S = 0.001
+# For bytes that the kernel has not handed over yet, and for threads that work for the loop: only
+# then may the clock jump.
+_GRACE_S, _THREAD_S = 0.001, 1.0
 
 
 class _Selector(selectors.DefaultSelector):
     """Selects without waiting for timers: these only move the clock."""
 
     now = 0.0
+    threads = 0
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        ready = super().select(0) or super().select(_GRACE_S)
+        ready = super().select(0) or super().select(_THREAD_S if self.threads else _GRACE_S)
         if not ready:
             self.now += timeout
         return ready
@@ -39,6 +41,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return 1000 + self._clock.now
+
+    def run_in_executor(self, *work: Any) -> Any:
+        self._clock.threads += 1
+        future = super().run_in_executor(*work)
+        future.add_done_callback(self._thread_ended)
+        return future
+
+    def _thread_ended(self, _: object) -> None:
+        self._clock.threads -= 1
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -66,7 +66,7 @@ class Board:
             waiting=joined(dict.fromkeys(waiting)) if len(waiting) == len(running) > 0 else "",
             committed_at=max((part.committed_at for part in parts), default=0.0),
             cost=sum(costs) if costs else None,
-            sample=max(parts, key=lambda part: part.committed_at).sample if parts else b"",
+            sample=max(parts, key=lambda part: part.committed_at).sample if parts else "",
         )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from ropeway.batch.parts import library
 from ropeway.batch.settings import CHAT, COMPLETIONS, Form
+from ropeway.batch.stores import library
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import parse_json, read_bounded
 from ropeway.phrases import Phrase, phrase

@@ -7,19 +7,20 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from ropeway.batch.health import Health, Sign
+from ropeway.batch.journal import Journal
 from ropeway.batch.pace import Pace
-from ropeway.batch.progress import Tally
+from ropeway.batch.progress import LONGEST_SAMPLED, Tally
 from ropeway.batch.queue import Window
-from ropeway.batch.replica import Flight, Replica, State, back_off, refusal
-from ropeway.batch.rows import Outcome, Result, Row
-from ropeway.batch.send import Answer, Kind, Sender, result_of, without_answer
+from ropeway.batch.replica import Flight, Replica, State, back_off, outlasted, refusal
+from ropeway.batch.rows import Outcome, Result, Row, Trouble
+from ropeway.batch.send import Answer, Sender, Verdict, result_of, without_answer
 from ropeway.phrases import phrase
 
 _POLL_S = 1.0
@@ -43,27 +44,12 @@ _SILENCES = 3
 _IDLE_LOOKS = 60
 # A replica that served and then refused us is asked again after this.
 _BARRED_S = 30.0
-# So many refusals for now count as a failed try: some servers say this of a row that is too large.
+# So many refusals for now count as a failed try: some servers say this of a row that is too large,
+# or of a picture that they do not find.
 _LATERS = 10
 # Of what a replica takes at once, the share that may be rows with which engines died.
 _SUSPECTS = 16
 _DEATHS = 2
-
-
-class Journal(Protocol):
-    """Where results go: see `journal`. `counts`: committed rows, those of earlier runs included."""
-
-    counts: Counter[Outcome]
-
-    @property
-    def behind(self) -> int:
-        """Bytes that were added and are not on disk yet."""
-
-    def add(self, result: Result) -> None:
-        """Take a result. Raises RopewayError when nothing more can be kept."""
-
-    async def commit(self) -> None:
-        """Return when all that was added is on disk. Raises RopewayError."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +59,7 @@ class Limits:
     start, most  rows in flight for each replica: at first, and ever
     tries        of a row, before it has failed
     dedupe       send rows with the same request once, as far as they meet in the window
+    most_bytes   of all rows that were read and have no outcome
     """
 
     start: int = 64
@@ -80,28 +67,7 @@ class Limits:
     tries: int = 5
     dedupe: bool = False
     window_rows: int = 16384
-    window_bytes: int = 64 * 2**20
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """What a row has been through: `deaths` of engines, `cuts` for which it is hardly to blame.
-
-    sent     how often it was sent
-    reached  whether a server may have generated it already
-    """
-
-    tries: int = 0
-    deaths: int = 0
-    cuts: int = 0
-    laters: int = 0
-    sent: int = 0
-    reached: bool = False
-
-    @property
-    def suspect(self) -> bool:
-        """Whether it may be what kills engines; one cut is nothing yet."""
-        return self.deaths > 0 or self.cuts > 1
+    most_bytes: int = 256 * 2**20
 
 
 class Dispatch:
@@ -115,13 +81,22 @@ class Dispatch:
     settled  outcomes of this run; `faults`: tries that failed, by what was wrong
     """
 
-    def __init__(self, senders: Sequence[Sender], journal: Journal, limits: Limits) -> None:
+    def __init__(
+        self,
+        senders: Sequence[Sender],
+        journal: Journal,
+        limits: Limits,
+        listed: Collection[str] = (),
+    ) -> None:
+        """Begin with nothing sent. `listed`: the models that the servers said they have."""
         self.journal, self.limits = journal, limits
+        self._listed = listed
+        self._answered: set[tuple[str, str]] = set()  # API and model
         self.replicas = [
             Replica(index, sender, Pace(limits.start, limits.most))
             for index, sender in enumerate(senders)
         ]
-        self.window = Window(limits.window_rows, limits.window_bytes, dedupe=limits.dedupe)
+        self.window = Window(limits.window_rows, limits.most_bytes, dedupe=limits.dedupe)
         self.halted = False
         self.crash: BaseException | None = None
         self.wake, self.low = asyncio.Event(), asyncio.Event()
@@ -136,7 +111,7 @@ class Dispatch:
         self.again = 0
         self.sample = b""
         self._sendings = 0
-        self._troubles: dict[int, _Trouble] = {}
+        self._troubles: dict[int, Trouble] = {}
         # Another run may still be generated under the same number, and vLLM makes its own names of
         # ours (vllm/entrypoints/serve/engine/serving.py, 0.32.0).
         self._name = secrets.token_hex(4)
@@ -171,9 +146,14 @@ class Dispatch:
 
     def judge_held(self) -> None:
         """Decide about rows that are held when nothing else is left to learn it from."""
+        # Of a model that was there: rows that are answered so for ever may be all that is left.
+        late = outlasted(self.useful, self.clock())
         for replica in self.replicas:
-            if replica.served and all(answer.may_be_of_the_row for _, answer, _ in replica.held):
-                self._refuse_held(replica, self._sendings + 1)
+            if replica.served and all(
+                answer.may_be_of_the_row and (late or not self._lost(row, answer))
+                for row, answer, _ in replica.held
+            ):
+                self._refuse_held(replica, self._sendings + 1, late=late)
             elif replica.held:
                 self._bar(replica)
 
@@ -204,30 +184,31 @@ class Dispatch:
         assert task is not None
         row: Row | None = first
         while row is not None:
-            self._fly(replica, row, task)
-            answer = await replica.sender.send(row, self._request_id(row))
+            flight = self._fly(replica, row, task)
+            answer = await replica.sender.send(row, self._request_id(row), flight.sent)
             await self._judge(replica, row, answer)
             row = self._next(replica)
 
-    def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> None:
+    def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> Flight:
         self._sendings += 1
-        replica.flying[row.ordinal] = Flight(row, task, self._sendings)
+        flight = replica.flying[row.ordinal] = Flight(row, task, self._sendings)
+        return flight
 
     async def _judge(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Decide what an answer means for its row."""
-        if answer.kind is Kind.FAILED:
+        if answer.verdict is Verdict.FAILED:
             await self._failed(replica, row, answer)
             return
         flight = replica.flying.pop(row.ordinal)
-        if answer.kind <= Kind.REFUSED or answer.kind is Kind.UNFIT:
-            self._served(replica, flight.number, answer)
-        if answer.kind <= Kind.REFUSED:
+        if answer.verdict <= Verdict.REFUSED or answer.verdict is Verdict.UNFIT:
+            self._served(replica, flight, answer)
+        if answer.verdict <= Verdict.REFUSED:
             self._settle(row, answer, replica)
-        elif answer.kind <= Kind.BARRED:
+        elif answer.verdict <= Verdict.BARRED:
             self._turned_away(replica, row, answer)
         else:
             self.faults[answer.fault] += 1
-            if answer.kind is Kind.UNSENDABLE:
+            if answer.verdict is Verdict.UNSENDABLE:
                 self._give_up(row, Outcome.FAILED, answer.words)
             else:
                 self._charge(row, answer.words)
@@ -268,25 +249,27 @@ class Dispatch:
         for tally in (self.all, replica.tally):
             tally.rows += 1
             tally.work += row.tokens
-        self.sample = result.line
-        if self.limits.dedupe:
+        if len(result.line) <= LONGEST_SAMPLED:
+            self.sample = result.line
+        if followers := self.window.settle(row):
             unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
-            for follower in self.window.settle(row):
+            for follower in followers:
                 self._keep(follower, result_of(follower, unpaid))
 
-    def _served(self, replica: Replica, number: int, answer: Answer) -> None:
+    def _served(self, replica: Replica, flight: Flight, answer: Answer) -> None:
         """Note that a replica serves us: what it refused before that was sent is what it meant.
 
         The answer's tokens count, whether it is of use or not.
         """
+        self._answered.add((flight.row.path, flight.row.model))
         for tally in (self.all, replica.tally):
             tally.prompt += answer.prompt
             tally.answer += answer.answer
         replica.pace.answered(answer.prompt + answer.answer)
         replica.served, replica.overloads, replica.barred_by = True, 0, None
         replica.failed.clear()
-        if replica.held and replica.held[0][2] < number:
-            self._refuse_held(replica, number)
+        if replica.held and replica.held[0][2] < flight.number:
+            self._refuse_held(replica, flight.number)
 
     def _give_up(self, row: Row, outcome: Outcome, why: str) -> None:
         """Give a row an outcome without an answer, and the same to those that asked the same."""
@@ -302,23 +285,34 @@ class Dispatch:
 
     def _turned_away(self, replica: Replica, row: Row, answer: Answer) -> None:
         """Decide about a row that no engine has worked on."""
-        if answer.kind is Kind.BARRED and replica.served and answer.of_api and answer.status == 404:
+        barred, missing = answer.verdict is Verdict.BARRED, answer.of_api and answer.status == 404
+        if barred and missing and replica.served and not self._lost(row, answer):
             self._settle(row, answer, replica)  # it serves other models, and not this one
             return
         self.faults[answer.fault] += 1
-        if answer.kind is Kind.BARRED and replica.state is State.WORKING:
+        if barred and replica.state is State.WORKING:
             replica.held.append((row, answer, self._sendings))
             if len(replica.held) >= _MOST_HELD:
                 self._bar(replica)
             return
-        if answer.kind is Kind.AWAY:
+        if answer.verdict is Verdict.AWAY:
             self._away(replica, answer.words)
-        elif answer.kind is Kind.LATER:
+        elif answer.verdict is Verdict.LATER:
             replica.pause(answer, self.clock())
         if answer.status == 429:
             self._put_off(row, answer)
         else:
             self.window.give_back(row)
+
+    def _lost(self, row: Row, answer: Answer) -> bool:
+        """Whether a server says that it has no such model, of one that there is.
+
+        It loads the model again, or another server has taken its place: the row is well.
+        """
+        if answer.status != 404:
+            return False
+        known = row.model in self._listed and row.model in answer.words
+        return known or (row.path, row.model) in self._answered
 
     def _put_off(self, row: Row, answer: Answer) -> None:
         """Send a row again later and later: the next ones may be smaller, or another replica's."""
@@ -333,7 +327,7 @@ class Dispatch:
         """Charge a row for a try that failed, unless its replica has died or fails them all."""
         self.faults[answer.fault] += 1
         flight, trouble = replica.flying[row.ordinal], self._trouble(row)
-        flight.reached = answer.status != 503
+        flight.reached &= answer.status != 503
         trouble.reached |= flight.reached
         replica.broken += answer.broke
         if replica.asking is None:
@@ -359,8 +353,8 @@ class Dispatch:
         else:
             self.window.later(row, self.clock() + back_off(trouble.tries))
 
-    def _trouble(self, row: Row) -> _Trouble:
-        return self._troubles.setdefault(row.ordinal, _Trouble())
+    def _trouble(self, row: Row) -> Trouble:
+        return self._troubles.setdefault(row.ordinal, Trouble())
 
     def _outlived(self, flight: Flight, health: Health) -> None:
         """Take back a row whose replica is lost: uncharged, but not twice where engines died."""
@@ -433,10 +427,12 @@ class Dispatch:
     def _forgotten(self, replica: Replica, number: int) -> None:
         """Take back what is in flight at a replica that does nothing, up to one sending."""
         words = phrase("the engine has forgotten it: there nothing runs or waits")
-        for flight in [one for one in replica.flying.values() if one.number <= number]:
+        for flight in [
+            one for one in replica.flying.values() if one.reached and one.number <= number
+        ]:
             del replica.flying[flight.row.ordinal]
             flight.task.cancel()
-            self.faults["forgotten"] += 1
+            self.faults[phrase("forgotten")] += 1
             self._trouble(flight.row).reached = True
             self._cut_off(flight.row, words)
 
@@ -470,7 +466,11 @@ class Dispatch:
 
     def _bar(self, replica: Replica) -> None:
         """Leave a replica that refuses us: for good if it has never served us."""
-        answer = replica.held[-1][1]
+        row, answer, _ = replica.held[-1]
+        if self._lost(row, answer):
+            replica.pause(answer, self.clock())
+            self._release(replica)
+            return
         replica.barred_by = refusal(replica.sender.endpoint, answer)
         self._away(replica, replica.barred_by.what)
         if replica.served:
@@ -484,13 +484,15 @@ class Dispatch:
             self.window.give_back(row)
         replica.held.clear()
 
-    def _refuse_held(self, replica: Replica, number: int) -> None:
+    def _refuse_held(self, replica: Replica, number: int, *, late: bool = False) -> None:
         """Refuse the rows that were held before a sending that was answered."""
         held, replica.held = replica.held, []
         for one in held:
             row, answer, before = one
             if before >= number:
                 replica.held.append(one)
+            elif self._lost(row, answer) and not late:
+                self._put_off(row, answer)
             elif answer.may_be_of_the_row:
                 self._settle(row, answer, replica)
             else:

@@ -13,9 +13,10 @@ that the user names, are pictures of it.
 
 import os
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
@@ -164,11 +165,11 @@ class Reader:
         except ValueError as error:
             return _not_json(item, error)
 
-    def bodies(self, request: Request) -> Sequence[bytes]:
-        """Return the bodies of a request's samples."""
+    def bodies(self, request: Request) -> Iterator[bytes]:
+        """Yield the bodies of a request's samples, each when it is needed."""
         if self.kind is Kind.REQUESTS:
-            return (request.core,) * self.form.samples
-        return [b"%b%b}" % (head, request.core) for head in self._heads]
+            return repeat(request.core, self.form.samples)
+        return (b"%b%b}" % (head, request.core) for head in self._heads)
 
     def _decide(self, item: Item) -> None:
         keys = item if isinstance(item, dict) else _read_columns(cast(bytes, item))

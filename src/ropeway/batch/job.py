@@ -154,8 +154,12 @@ _Opened = TypeVar("_Opened", bound=Job)
 
 def tokens_of(found: Survey, samples: int) -> int:
     """Return the tokens of all prompts and answers, estimated."""
-    answers = found.answer.total + found.unlimited * UNLIMITED
-    return samples * (found.prompt.total + answers)
+    return samples * (found.prompt.total + answers_of(found))
+
+
+def answers_of(found: Survey) -> int:
+    """Return the most tokens of the answers to all lines, where no limit is given a usual one."""
+    return found.answer.total + found.unlimited * UNLIMITED
 
 
 def look(order: Order, servers: Servers | None, stdin: BinaryIO, tell: Tell) -> Survey:

@@ -68,6 +68,7 @@ class Journal:
         self._added = self._committed = 0  # bytes; the one by who adds, the other by who commits
         self._waiting: deque[Result] = deque()
         self._failure: RopewayError | None = None
+        self._told = False  # whether who adds has met it
         self._one_commits = threading.Lock()
         self._wake, self._ended = threading.Event(), False
         self._thread = threading.Thread(target=self._keep_committing, name="journal", daemon=True)
@@ -115,6 +116,7 @@ class Journal:
         Raises the RopewayError that ended the journal.
         """
         if self._failure or self._ended:
+            self._told = True
             raise self._failure or ValueError("the journal is closed")
         line = result.line
         if not line or line.find(b"\n") != len(line) - 1 or len(line) > MOST_LINE:
@@ -134,7 +136,11 @@ class Journal:
 
     async def commit(self) -> None:
         """Wait until all that was added is on the disk."""
-        await asyncio.to_thread(self.flush)
+        try:
+            await asyncio.to_thread(self.flush)
+        except RopewayError:
+            self._told = True
+            raise
 
     def flush(self) -> None:
         """Put all that was added onto the disk. Raises the RopewayError that ended the journal."""
@@ -171,7 +177,8 @@ class Journal:
         try:
             self.close()
         except RopewayError:
-            if error is None:  # else what ended the run is the news, and often this very error
+            # Else what ended the run is the news, and often this very error.
+            if error is None and not self._told:
                 raise
 
     def _keep_committing(self) -> None:

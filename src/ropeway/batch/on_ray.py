@@ -21,10 +21,10 @@ import ropeway
 from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
 from ropeway.batch.one_shard import Done, Work, run_shard
-from ropeway.batch.progress import Forecast, Price, Progress
+from ropeway.batch.progress import Progress
 from ropeway.batch.replay import Replay
 from ropeway.batch.rows import Outcome
-from ropeway.batch.run import Ended, Judge, Reason, Settings
+from ropeway.batch.run import Course, Ended, Settings
 from ropeway.batch.shards import Shard, read_shards
 from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
@@ -164,12 +164,7 @@ class _Run:
         self.ray, self.job, self.settings, self.count, self.tell = ray, job, settings, count, tell
         self.waiting, self.running = deque(job.to_do()), dict[Any, Shard]()
         self.board = Board(job.found.rows, job.before)
-        self.reason: Reason | None = None
-        self.failure: RopewayError | None = None
-        self.halted_at = 0.0
-        self.began = time.monotonic()
-        self.before, self.judge = Counter(job.journal.counts), Judge(settings)
-        self.forecast = Forecast(self.began)
+        self.before, self.course = Counter(job.journal.counts), Course(settings, time.monotonic)
         line = ray.remote(_Line).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         self.line = line.remote()
         # The cores of a cluster are counted for engines; a task is light and limited by us.
@@ -180,8 +175,9 @@ class _Run:
 
     async def run(self, stop: asyncio.Event) -> tuple[Ended, Replay]:
         """Begin tasks, look at them, and tell, until none is left."""
-        while self.running or (self.waiting and self.reason is None):
-            while self.waiting and len(self.running) < self.count and self.reason is None:
+        course = self.course
+        while self.running or (self.waiting and course.reason is None):
+            while self.waiting and len(self.running) < self.count and course.reason is None:
                 shard = self.waiting.popleft()
                 self.running[self.task.remote(self.work, shard, self.line)] = shard
             await asyncio.to_thread(self._look)
@@ -191,14 +187,14 @@ class _Run:
             self.tell(progress)
         progress = self._progress()
         self.tell(progress)
-        return Ended(self.reason or "complete", progress, self.failure), self.board.kept()
+        return Ended(course.reason or "complete", progress, course.failure), self.board.kept()
 
     def _look(self) -> None:
         """Take what tasks tell, and what has ended of them."""
         ray = self.ray
         ended, _ = ray.wait(list(self.running), num_returns=1, timeout=_LOOK_S)
         with suppress(ray.exceptions.RayError):  # it is on its way, or its machine died
-            told = ray.get(self.line.look.remote(self.reason is not None), timeout=_ASK_S)
+            told = ray.get(self.line.look.remote(self.course.reason is not None), timeout=_ASK_S)
             self.board.told.update(told)
         for task in ended:
             shard = self.running.pop(task)
@@ -213,7 +209,7 @@ class _Run:
                 done.segment.exists()
             self.board.ended[shard.number] = done
             if done.reason != "complete":
-                self._end(done.reason, done.failure)
+                self.course.end(done.reason, done.failure)
 
     def _result(self, task: Any, shard: Shard) -> Done:
         try:
@@ -230,39 +226,18 @@ class _Run:
 
     def _judge(self, stop: asyncio.Event, progress: Progress) -> None:
         """End what is to end."""
-        settings = self.settings
+        course = self.course
         if stop.is_set():
-            self._end("stopped")
-        if settings.max_cost is not None and (progress.cost or 0.0) >= settings.max_cost:
-            self._end("cost")
+            course.end("stopped")
         settled = Counter(progress.done) - self.before
         del settled[Outcome.SKIPPED]  # these are never sent
-        if failure := self.judge.errors(settled, Counter(progress.faults)):
-            self._end("errors", failure)
-        if self.reason and time.monotonic() > self.halted_at + settings.grace_s + _SLACK_S:
+        course.judge(settled, Counter(progress.faults), progress.cost)
+        grace_s = self.settings.grace_s + _SLACK_S
+        if course.reason and time.monotonic() > course.ended_at + grace_s:
             for task in self.running:
                 self.ray.cancel(task, force=True)
 
-    def _end(self, reason: Reason, failure: RopewayError | None = None) -> None:
-        """End the job, for the first reason that there is."""
-        if self.reason is None:
-            self.reason, self.failure, self.halted_at = reason, failure, time.monotonic()
-
     def _progress(self) -> Progress:
-        now = time.monotonic()
-        progress = self.board.progress(now - self.began)
+        progress = self.board.progress(time.monotonic() - self.course.began)
         fresh, rest = progress.finished - self.before.total(), progress.rows - progress.finished
-        self.forecast.look(fresh, now)
-        left, price = self.forecast.left(rest), self.settings.price
-        cost = in_all = None
-        if price is not None:
-            cost = _hours(price, progress.elapsed_s) + (progress.cost or 0.0)
-            if left is not None:
-                tokens = (progress.cost or 0.0) * rest / fresh if fresh else 0.0
-                in_all = cost + tokens + _hours(price, left.likely_s)
-        return replace(progress, left=left, cost=cost, cost_in_all=in_all)
-
-
-def _hours(price: Price, seconds: float) -> float:
-    """Return what so many seconds cost; the tokens are counted by the tasks."""
-    return price.of(seconds, 0, 0)
+        return self.course.foreseen(progress, fresh, rest)

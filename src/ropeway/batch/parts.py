@@ -1,7 +1,6 @@
 """The files of an input: which there are, where they lie, and what kind each is."""
 
 import hashlib
-import importlib
 import os
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 from ropeway.batch.manifest import not_the_job
+from ropeway.batch.stores import library, open_store
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import is_file, local_path
 from ropeway.phrases import phrase
@@ -80,17 +80,6 @@ class Part:
 def printable(name: str) -> str:
     """Return a file's name as UTF-8 text: the system's may be any bytes."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def library(name: str) -> Any:
-    """Return a package of the extra `batch`; it is imported where it is needed only."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise Refused(
-            phrase("this needs the package {name}", name=name.partition(".")[0]),
-            hint='pip install "ropeway[batch]"',
-        ) from None
 
 
 def find_parts(
@@ -270,7 +259,7 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -
     wild = first != url.path
     base = first.rpartition("/")[0] if wild else url.path
     try:
-        store, top = system.FileSystem.from_uri(urlunsplit(url._replace(path=base)))
+        store, top = open_store(urlunsplit(url._replace(path=base)))
         place = system.FileSelector(top, recursive="/" in url.path[len(first) :]) if wild else [top]
         # A single file that is away is listed too, as a path where nothing is.
         found = [info for info in store.get_file_info(place) if info.type == system.FileType.File]

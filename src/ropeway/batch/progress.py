@@ -1,13 +1,16 @@
 """How far a job is: plain data for a terminal and for `--json`, made from what was counted."""
 
 import itertools
+import json
 import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from ropeway.batch.rows import Outcome
+from ropeway.outside import UNSEEN
+from ropeway.phrases import Phrase, phrase
 
 # Rates are those of the last seconds, at two looks a second.
 _LOOKS = 31
@@ -15,6 +18,11 @@ _MOST_POINTS = 64
 # A rate that was measured so short is hardly one; and no rate is known better than this.
 _FEW_POINTS, _UNSURE, _SURE = 4, 0.5, 0.05
 _MILLION = 1e6
+LONGEST_SAMPLED = 2**16
+"""Bytes of a line of which a sample is made: longer ones are mostly numbers."""
+_SAMPLE = 160
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class Progress:
     waiting   what the job waits for when no replica takes rows; else empty
     committed_at  when rows were last committed, by `time.time`; 0 before the first of this run
     cost, cost_in_all  money so far in this run, and expected at its end; None without a price
-    sample    the line of an answer that came lately
+    sample    how an answer that came lately begins; empty where it has no text
     """
 
     rows: int
@@ -98,7 +106,7 @@ class Progress:
     committed_at: float = 0.0
     cost: float | None = None
     cost_in_all: float | None = None
-    sample: bytes = b""
+    sample: str = ""
 
     @property
     def finished(self) -> int:
@@ -124,7 +132,7 @@ class Progress:
                 ReplicaProgress(**{**one, "rates": Rates(**one["rates"])})
                 for one in said["replicas"]
             )
-            fields["sample"] = said["sample"].encode()
+            fields["faults"] = {_fault(what): count for what, count in said["faults"].items()}
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from None
@@ -136,8 +144,27 @@ class Progress:
             "done": {outcome.name.lower(): self.done.get(outcome, 0) for outcome in Outcome},
             "finished": self.finished,
             "cut_share": self.cut_share,
-            "sample": self.sample.decode(errors="replace"),
         }
+
+
+def _fault(what: str) -> Phrase:
+    """Return what was wrong with tries, which was made plain, as it was."""
+    number = what.removeprefix("status ")
+    return Phrase(what) if number == what else phrase("status {status}", status=number)
+
+
+def sample_of(line: bytes) -> str:
+    """Return how an answer begins, `row-7: The capital …`; empty where it has no text."""
+    try:
+        record = json.loads(line)
+        choice = record["response"]["body"]["choices"][0]
+        text = choice.get("text") or choice["message"]["content"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return ""
+    if not isinstance(text, str):
+        return ""
+    shown = " ".join(UNSEEN.sub("", f"{record.get('custom_id')}: {text}").split())
+    return shown if len(shown) <= _SAMPLE else shown[: _SAMPLE - 1].rstrip() + "…"
 
 
 @dataclass(slots=True)
@@ -156,28 +183,40 @@ class Meter:
         return Rates(*((b - a) / (now - then) for a, b in zip(before, counts, strict=True)))
 
 
-class Forecast:
-    """The time left, from the pace of the tokens so far.
-
-    Looks lie closer at first; when there are many, every second one is dropped.
+class Series(Generic[T]):
+    """Values at moments that lie further apart the longer it lasts: when there are `most`, every
+    second one is dropped.
     """
 
+    def __init__(self, most: int) -> None:
+        self.points: list[tuple[float, T]] = []
+        self._most, self._apart = most, 0.5
+
+    def add(self, now: float, value: T) -> None:
+        """Note a value, unless one was noted just before."""
+        if self.points and now - self.points[-1][0] < self._apart:
+            return
+        self.points.append((now, value))
+        if len(self.points) > self._most:
+            del self.points[1::2]
+            self._apart *= 2
+
+
+class Forecast:
+    """The time left, from the pace of the tokens so far."""
+
     def __init__(self, now: float) -> None:
-        self._points: list[tuple[float, float]] = [(now, 0.0)]
-        self._apart = 0.5
+        self._series = Series[float](_MOST_POINTS)
+        self.look(0.0, now)
 
     def look(self, work: float, now: float) -> None:
         """Note how many tokens are done."""
-        if now - self._points[-1][0] >= self._apart:
-            self._points.append((now, work))
-        if len(self._points) > _MOST_POINTS:
-            del self._points[1::2]
-            self._apart *= 2
+        self._series.add(now, work)
 
     def left(self, rest: float) -> Left | None:
         """Return the time for so many tokens more; None when nothing is known yet."""
         # The first of them are those of a start: the second half is what the rest will be like.
-        points = self._points[len(self._points) // 3 :]
+        points = self._series.points[len(self._series.points) // 3 :]
         seconds, tokens = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
         if seconds <= 0 or tokens <= 0:
             return None

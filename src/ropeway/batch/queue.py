@@ -20,8 +20,10 @@ _Shelf = OrderedDict[int, None]
 class Window:
     """Rows that are read and not yet sent. `slots`: how many all replicas take at once.
 
-    most_rows, most_bytes  where `room` ends; a single row may be larger than all of it
-    dedupe                 rows with the same request are sent once: see `settle`
+    most_rows   that wait here
+    most_bytes  of rows that have no outcome, those in flight included: what bounds the memory.
+                One row may be larger than all of it
+    dedupe      rows with the same request are sent once: see `settle`
     """
 
     def __init__(self, most_rows: int, most_bytes: int, *, dedupe: bool = False) -> None:
@@ -43,9 +45,9 @@ class Window:
         self._followers: dict[int, list[Row]] = {}
 
     @property
-    def room(self) -> bool:
-        """Whether more rows may be read."""
-        return self._rows < self._most_rows and self._bytes < self._most_bytes
+    def room(self) -> int:
+        """The bytes that may be read; none where enough rows wait."""
+        return max(0, self._most_bytes - self._bytes) if self._rows < self._most_rows else 0
 
     @property
     def suspected(self) -> bool:
@@ -58,7 +60,8 @@ class Window:
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows that were read."""
         for row in rows:
-            self._enter(row)
+            self._rows += 1
+            self._bytes += len(row.body)
             if self._leaders is not None:
                 leader = self._leaders.setdefault((row.path, row.body), row.ordinal)
                 if leader != row.ordinal:
@@ -90,22 +93,22 @@ class Window:
             if prefix is None:
                 return None
             row = self._pop(prefix)
-        self._leave(row)
+        self._rows -= 1
         return row
 
     def give_back(self, row: Row) -> None:
         """Take a row that its replica has not worked on: it goes in front."""
-        self._enter(row)
+        self._rows += 1
         self._front.append(row)
 
     def suspect(self, row: Row) -> None:
         """Take a row that was in flight when an engine died."""
-        self._enter(row)
+        self._rows += 1
         self._suspects.append(row)
 
     def later(self, row: Row, due: float) -> None:
         """Take a row that is to be sent again, but not before `due`."""
-        self._enter(row)
+        self._rows += 1
         heapq.heappush(self._later, (due, row.ordinal, row))
 
     def forget(self, replica: int) -> None:
@@ -116,22 +119,16 @@ class Window:
 
     def settle(self, row: Row) -> list[Row]:
         """Note that a row has its outcome, and return those for which the same request stands."""
+        self._bytes -= len(row.body)
         if self._leaders is None:
             return []
         if self._leaders.get((row.path, row.body)) == row.ordinal:
             del self._leaders[row.path, row.body]
         followers = self._followers.pop(row.ordinal, [])
         for follower in followers:
-            self._leave(follower)
+            self._rows -= 1
+            self._bytes -= len(follower.body)
         return followers
-
-    def _enter(self, row: Row) -> None:
-        self._rows += 1
-        self._bytes += len(row.body)
-
-    def _leave(self, row: Row) -> None:
-        self._rows -= 1
-        self._bytes -= len(row.body)
 
     def _returned(self, now: float, suspects: bool) -> Row | None:
         if self._later and self._later[0][0] <= now:

@@ -36,14 +36,18 @@ class Flight:
     """A row that was sent to a replica, and the task that waits for it.
 
     number   which of the job's sendings it is
-    reached  whether an engine may be at work on it: one that was turned away with 503 only waits
-             to learn why
+    reached  whether an engine may be at work on it: all of it was sent. One that was turned away
+             with 503 only waits to learn why
     """
 
     row: Row
     task: asyncio.Task[None]
     number: int
-    reached: bool = True
+    reached: bool = False
+
+    def sent(self) -> None:
+        """Note that all of it was sent."""
+        self.reached = True
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ class Replica:
             self.failing_since = now
         if len(self.failed) < _MANY_FAILED:
             self.failed.add(row.ordinal)
-        return len(self.failed) >= _MANY_FAILED and now - self.failing_since < _OUTAGE_S
+        return len(self.failed) >= _MANY_FAILED and not outlasted(self.failing_since, now)
 
     def pause(self, answer: Answer, now: float) -> None:
         """Leave it alone for as long as it asks, or for longer each time; send less after that."""
@@ -121,6 +125,11 @@ class Replica:
             rows=self.tally.rows,
             rates=self.meter.look(self.tally, now),
         )
+
+
+def outlasted(since: float, now: float) -> bool:
+    """Whether what began so long ago lasts longer than an outage does."""
+    return now - since >= _OUTAGE_S
 
 
 def back_off(tries: int, longest_s: float = _LONGEST_S) -> float:

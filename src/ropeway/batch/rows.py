@@ -7,25 +7,32 @@ same prompt may be meant twice.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
+
+from ropeway.phrases import Phrase, phrase
 
 
 class Outcome(IntEnum):
     """What became of a row; at the end each has exactly one. The numbers are kept in journals.
 
-    ANSWERED  a whole answer
-    CUT       an answer that ended at its limit of tokens (`finish_reason` length)
-    REFUSED   the server will not answer it (a status from 400 to 499 that repeating cannot mend)
-    FAILED    no answer within the tries that a row has
-    POISON    engines died with it in flight, twice: it may be the cause
-    SKIPPED   no request: a line that cannot be read, left out with `--skip-bad`
+    word     what it is called, for people
+    meaning  what it is
     """
 
-    ANSWERED = 1
-    CUT = 2
-    REFUSED = 3
-    FAILED = 4
-    POISON = 5
-    SKIPPED = 6
+    word: Phrase
+    meaning: Phrase
+
+    def __new__(cls, number: int, word: Phrase, meaning: Phrase) -> Self:
+        one = int.__new__(cls, number)
+        one._value_, one.word, one.meaning = number, word, meaning
+        return one
+
+    ANSWERED = 1, phrase("answered"), phrase("a whole answer")
+    CUT = 2, phrase("cut"), phrase("an answer that ended at its limit of tokens")
+    REFUSED = 3, phrase("refused"), phrase("the server will not answer it")
+    FAILED = 4, phrase("failed"), phrase("no answer within its tries")
+    POISON = 5, phrase("poison"), phrase("engines died with it in flight, twice: it may be why")
+    SKIPPED = 6, phrase("skipped"), phrase("a line that cannot be sent, with `--skip-bad`")
 
     @property
     def good(self) -> bool:
@@ -42,6 +49,7 @@ class Row:
     body    JSON, byte for byte as the input has it where the input has a body
     prefix  a hash of how its prompt begins: rows that share it profit from one replica's cache
     tokens  estimate of the prompt's and the answer's tokens together
+    model   that it asks for; "" where it names none
     """
 
     ordinal: int
@@ -50,6 +58,7 @@ class Row:
     body: bytes
     prefix: int
     tokens: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +75,24 @@ class Result:
     line: bytes
     prompt: int = 0
     answer: int = 0
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What a row has been through: `deaths` of engines, `cuts` for which it is hardly to blame.
+
+    sent     how often it was sent
+    reached  whether a server may have generated it already
+    """
+
+    tries: int = 0
+    deaths: int = 0
+    cuts: int = 0
+    laters: int = 0
+    sent: int = 0
+    reached: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what kills engines; one cut is nothing yet."""
+        return self.deaths > 0 or self.cuts > 1

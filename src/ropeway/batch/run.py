@@ -9,11 +9,12 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ropeway.batch.dispatch import Dispatch, Journal, Limits
-from ropeway.batch.progress import Forecast, Meter, Price, Progress
+from ropeway.batch.dispatch import Dispatch, Limits
+from ropeway.batch.journal import Journal
+from ropeway.batch.progress import Forecast, Meter, Price, Progress, sample_of
 from ropeway.batch.replica import State
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import Check, Sender
@@ -46,6 +47,7 @@ class Settings:
     grace_s       how long a job that is stopped waits for what is in flight
     until         time to stop at, as `time.time` has it
     max_cost      money to stop at, by `price`
+    listed        models that the servers said they have
     """
 
     rows: int
@@ -59,6 +61,7 @@ class Settings:
     until: float | None = None
     price: Price | None = None
     max_cost: float | None = None
+    listed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -70,29 +73,73 @@ class Ended:
     failure: RopewayError | None = None
 
 
-class Judge:
-    """Says when too much fails, in all or of late."""
+class Course:
+    """How a run goes as a whole: what ends it, for the first reason that there is; its forecast.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.judged = (0, 0)  # rows, and those of them without an answer
+    reason, failure  why it ends, when it does, and when that was
+    """
 
-    def errors(self, settled: Counter[Outcome], faults: Counter[str]) -> RopewayError | None:
-        """Return why a job is to end, if it is. `settled`: what became of rows in this run."""
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        self.settings, self._clock = settings, clock
+        self.reason: Reason | None = None
+        self.failure: RopewayError | None = None
+        self.began, self.ended_at = clock(), 0.0
+        self._forecast = Forecast(self.began)
+        self._judged = (0, 0)  # rows, and those of them without an answer
+
+    def end(self, reason: Reason, failure: RopewayError | None = None) -> None:
+        """End the run, unless something has already."""
+        if self.reason is None:
+            self.reason, self.failure, self.ended_at = reason, failure, self._clock()
+
+    def judge(self, settled: Counter[Outcome], faults: Counter[str], cost: float | None) -> None:
+        """End a run that has had its time or its money, or of which too much fails.
+
+        `settled`: what became of rows in this run.
+        """
+        settings = self.settings
+        if settings.until is not None and time.time() >= settings.until:
+            self.end("until")
+        if settings.max_cost is not None and (cost or 0.0) >= settings.max_cost:
+            self.end("cost")
+        if failure := self._errors(settled, faults):
+            self.end("errors", failure)
+
+    def cost(self, tokens: float) -> float | None:
+        """Return the money so far, with that for tokens; None without a price."""
+        price = self.settings.price
+        return None if price is None else price.of(self._clock() - self.began, 0, 0) + tokens
+
+    def foreseen(self, progress: Progress, work: float, rest: float) -> Progress:
+        """Return the progress, whose cost is that of tokens alone, with all costs and the time
+        left, after so much work with so much left.
+        """
+        self._forecast.look(work, self._clock())
+        tokens, left = progress.cost or 0.0, self._forecast.left(rest)
+        cost, in_all = self.cost(tokens), None
+        if self.settings.price is not None and cost is not None and left is not None:
+            in_all = cost + self.settings.price.of(left.likely_s, 0, 0) + tokens * rest / work
+        return replace(progress, left=left, cost=cost, cost_in_all=in_all)
+
+    def _errors(self, settled: Counter[Outcome], faults: Counter[str]) -> RopewayError | None:
+        """Return that too much fails, in all or of late, if it does."""
         enough, most = self.settings.errors_from, self.settings.max_errors
         n = settled.total()
         bad = sum(count for outcome, count in settled.items() if not outcome.good)
         template = "{bad:,} of {n:,} rows got no answer, more than {most:.0%}"
         if n < enough:
             return None
-        if bad <= most * n and n - self.judged[0] >= _RECENT * enough:
-            before, self.judged = self.judged, (n, bad)
+        if bad <= most * n and n - self._judged[0] >= _RECENT * enough:
+            before, self._judged = self._judged, (n, bad)
             n, bad, most = n - before[0], bad - before[1], max(most, _MOST_RECENT)
             template = "{bad:,} of the last {n:,} rows got no answer, more than {most:.0%}"
         if bad <= most * n:
             return None
         hint = phrase("the file of errors says why; allow more with `--max-errors`")
-        evidence = [f"{fault}: {count:,}" for fault, count in faults.most_common(_MOST_FAULTS)]
+        evidence = [
+            phrase("{what} {n:,}×", what=fault, n=count)
+            for fault, count in faults.most_common(_MOST_FAULTS)
+        ]
         what = phrase(template, bad=bad, n=n, most=most)
         return RopewayError(what, evidence=evidence, hint=hint)
 
@@ -119,7 +166,7 @@ async def run_batch(
             await stack.enter_async_context(Sender(endpoint, settings.silence_s, check))
             for endpoint in endpoints
         ]
-        dispatch = Dispatch(senders, journal, settings.limits)
+        dispatch = Dispatch(senders, journal, settings.limits, settings.listed)
         return await _Job(rows, dispatch, settings, tell).run(stop or asyncio.Event())
 
 
@@ -133,29 +180,27 @@ class _Job:
     ) -> None:
         self.rows, self.settings, self.tell = rows, settings, tell
         self.dispatch, self.window, self.journal = dispatch, dispatch.window, dispatch.journal
-        self.reason: Reason | None = None
-        self.failure: RopewayError | None = None
         self.clock = dispatch.clock
-        self.began = self.told = self.reachable = self.clock()
+        self.course = Course(settings, self.clock)
+        self.told = self.reachable = self.clock()
         self.before = self.committed = self.journal.counts.total()
         self.committed_at = 0.0
-        self.judge = Judge(settings)
-        self.meter, self.forecast = Meter(), Forecast(self.began)
+        self.meter = Meter()
 
     async def run(self, stop: asyncio.Event) -> Ended:
         """Run until something ends the job, and commit."""
-        dispatch = self.dispatch
+        dispatch, course = self.dispatch, self.course
         dispatch.help(self._fill())
         for replica in dispatch.replicas:
             dispatch.help(dispatch.watch(replica))
         try:
-            while self.reason is None:
+            while course.reason is None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_TICK_S):
                         await dispatch.wake.wait()
                 dispatch.wake.clear()
                 self._look(stop)
-            if dispatch.tasks and self.reason != "broken":
+            if dispatch.tasks and course.reason != "broken":
                 await asyncio.wait(dispatch.tasks, timeout=self.settings.grace_s)
         finally:
             await dispatch.close()
@@ -163,16 +208,16 @@ class _Job:
         try:
             await self.journal.commit()
         except RopewayError as error:
-            self.reason, self.failure = "broken", self.failure or error
+            course.reason, course.failure = "broken", course.failure or error
         progress = self._progress(self.clock())
         self.tell(progress)
-        return Ended(self.reason, progress, self.failure)
+        return Ended(course.reason, progress, course.failure)
 
     async def _fill(self) -> None:
         """Keep the window full. Reading may wait for a disk or a network, so a thread does it."""
         while not self.window.exhausted:
-            if self.window.room:
-                block = await asyncio.to_thread(_read_block, self.rows)
+            if room := self.window.room:
+                block = await asyncio.to_thread(_read_block, self.rows, min(room, _BLOCK_BYTES))
                 self.window.add(block)
                 if not block:
                     self.window.close()
@@ -189,14 +234,16 @@ class _Job:
             self.reachable = now
         self.window.slots = max(1, sum(replica.pace.limit for replica in ready))
         self._notice_crash()
-        self._judge_time(stop, now)
+        if stop.is_set():
+            self.course.end("stopped")
+        cost = self.course.cost(self._tokens_cost())
+        self.course.judge(dispatch.settled, dispatch.faults, cost)
         self._judge_replicas(now)
-        self._judge_errors()
         if self.window.exhausted and not len(self.window) and not dispatch.tasks:
             dispatch.judge_held()
             if not len(self.window):
-                self._end("complete")
-        dispatch.halted = self.reason is not None
+                self.course.end("complete")
+        dispatch.halted = self.course.reason is not None
         dispatch.send()
         dispatch.catch_up()
         if now - self.told >= _TELL_S:
@@ -207,45 +254,23 @@ class _Job:
         """End the job for an error of the journal or of the input; raise one that is a bug."""
         crash = self.dispatch.crash
         if isinstance(crash, RopewayError):
-            self.reason, self.failure = "broken", crash
+            self.course.reason, self.course.failure = "broken", crash
         elif crash is not None:
             raise crash
-
-    def _judge_time(self, stop: asyncio.Event, now: float) -> None:
-        """End a job that was to end by now."""
-        settings, done = self.settings, self.dispatch.all
-        if stop.is_set():
-            self._end("stopped")
-        if settings.until is not None and time.time() >= settings.until:
-            self._end("until")
-        if settings.price is not None and settings.max_cost is not None:
-            cost = settings.price.of(now - self.began, done.prompt, done.answer)
-            if cost >= settings.max_cost:
-                self._end("cost")
 
     def _judge_replicas(self, now: float) -> None:
         """End a job that nobody takes rows of."""
         replicas = self.dispatch.replicas
         if all(replica.state is State.BARRED for replica in replicas):
-            self._end("endpoints", replicas[0].barred_by)
+            self.course.end("endpoints", replicas[0].barred_by)
         elif now - max(self.reachable, self.dispatch.useful) > self.settings.patience_s:
             barred_by = [replica.barred_by for replica in replicas if replica.barred_by]
             patience = format_seconds(self.settings.patience_s)
             what = phrase("no endpoint has taken a row for {patience}", patience=patience)
-            self._end(
+            self.course.end(
                 "endpoints",
                 barred_by[0] if barred_by else ServerAway(what, evidence=self._reasons()),
             )
-
-    def _judge_errors(self) -> None:
-        """End a job of which too much fails."""
-        if failure := self.judge.errors(self.dispatch.settled, self.dispatch.faults):
-            self._end("errors", failure)
-
-    def _end(self, reason: Reason, failure: RopewayError | None = None) -> None:
-        """End the job, for the first reason that there is."""
-        if self.reason is None:
-            self.reason, self.failure = reason, failure
 
     def _reasons(self) -> list[Phrase]:
         """Return why each replica takes no rows."""
@@ -254,25 +279,18 @@ class _Job:
             for replica in self.dispatch.replicas
         ]
 
+    def _tokens_cost(self) -> float:
+        price, total = self.settings.price, self.dispatch.all
+        return 0.0 if price is None else price.of(0, total.prompt, total.answer)
+
     def _progress(self, now: float) -> Progress:
         """Return how far the job is."""
-        done, price, dispatch = self.journal.counts, self.settings.price, self.dispatch
-        elapsed, total = now - self.began, dispatch.all
-        finished = done.total()
+        done, dispatch = self.journal.counts, self.dispatch
+        total, finished = dispatch.all, done.total()
         if finished > self.committed:
             self.committed, self.committed_at = finished, time.time()
-        rest = self._work_left(finished)
-        self.forecast.look(total.work, now)
-        left = self.forecast.left(rest)
-        cost = in_all = None
-        if price is not None:
-            cost = price.of(elapsed, total.prompt, total.answer)
-            if left is not None:
-                grows = rest / total.work
-                more = price.of(left.likely_s, total.prompt * grows, total.answer * grows)
-                in_all = cost + more
         waiting = any(replica.ready(now) for replica in dispatch.replicas)
-        return Progress(
+        progress = Progress(
             rows=self.settings.rows,
             done=dict(done),
             in_flight=sum(len(replica.flying) for replica in dispatch.replicas),
@@ -280,14 +298,14 @@ class _Job:
             faults=dict(dispatch.faults),
             replicas=tuple(replica.progress(now) for replica in dispatch.replicas),
             rates=self.meter.look(total, now),
-            elapsed_s=elapsed,
-            left=left,
+            elapsed_s=now - self.course.began,
             waiting="" if waiting else joined(self._reasons()),
             committed_at=self.committed_at,
-            cost=cost,
-            cost_in_all=in_all,
-            sample=dispatch.sample,
+            cost=self._tokens_cost(),
+            sample=sample_of(dispatch.sample),
         )
+        rest = self._work_left(finished)
+        return self.course.foreseen(progress, total.work, rest)
 
     def _work_left(self, finished: int) -> float:
         """Return the tokens of the rows that have no outcome, as far as estimates go."""
@@ -298,12 +316,12 @@ class _Job:
         return max(self.settings.tokens * share - self.dispatch.all.work, rows - finished)
 
 
-def _read_block(rows: Iterator[Row]) -> list[Row]:
-    """Return the next rows; none when there are no more."""
+def _read_block(rows: Iterator[Row], most: int) -> list[Row]:
+    """Return the next rows, of about `most` bytes; none when there are no more."""
     block, size = [], 0
     for row in itertools.islice(rows, _BLOCK_ROWS):
         block.append(row)
         size += len(row.body)
-        if size >= _BLOCK_BYTES:
+        if size >= most:
             break
     return block

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import errno
 import re
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from http import HTTPStatus
@@ -14,9 +13,11 @@ from typing import Self
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from ropeway.batch.health import Health, Sign
+from ropeway.batch.bodies import streamed, whole
+from ropeway.batch.health import Health, Sign, kept_alive
 from ropeway.batch.pace import read_metrics
 from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Result, Row
@@ -34,16 +35,12 @@ _LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
 # aiohttp warns of larger ones.
 _LARGE_BODY = 2**20
-_ENOUGH = 2**17  # bytes of a body that is read from files, at once
 _PROBE_S = 5.0
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}
 _MAYBE_OF_THE_ROW = {403, 404, 405}  # its contents, its model, its API
 _MAY_PASS = {408, 409, 425, 429}
-# Seconds until the first question, between the next ones, and their number (the first of these
-# names is Linux's, the second macOS's).
-_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 # What a system says where no process is any more, and what it says of our own machine.
 _NOBODY_THERE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
 _OUR_OWN = {
@@ -53,13 +50,13 @@ _OUR_OWN = {
 _STATUSES = {status.value for status in HTTPStatus}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MOST_SHOWN = 200
-_NO_ANSWER = "no answer of its API"
+_NO_ANSWER = phrase("no answer of its API")
 _encode = msgspec.json.Encoder().encode
 # What is wrong with an answer, if anything.
 Check = Callable[[bytes], Phrase | None]
 
 
-class Kind(IntEnum):
+class Verdict(IntEnum):
     """What an answer means for its row.
 
     ANSWERED, CUT, REFUSED  as `Outcome` has them
@@ -85,10 +82,10 @@ class Kind(IntEnum):
 
 
 _OUTCOMES = {
-    Kind.ANSWERED: Outcome.ANSWERED,
-    Kind.CUT: Outcome.CUT,
-    Kind.REFUSED: Outcome.REFUSED,
-    Kind.BARRED: Outcome.REFUSED,
+    Verdict.ANSWERED: Outcome.ANSWERED,
+    Verdict.CUT: Outcome.CUT,
+    Verdict.REFUSED: Outcome.REFUSED,
+    Verdict.BARRED: Outcome.REFUSED,
 }
 
 
@@ -102,7 +99,7 @@ class Answer(msgspec.Struct, frozen=True):  # made in a tenth of the time of a f
     broke     whether the connection ended before the answer did
     """
 
-    kind: Kind
+    verdict: Verdict
     status: int = 0
     request_id: str = ""
     body: bytes = b""
@@ -162,8 +159,16 @@ class Sender:
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, endpoint: Endpoint, silence_s: float, check: Check | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        silence_s: float,
+        check: Check | None = None,
+        *,
+        make_socket: aiohttp.SocketFactoryType = kept_alive,
+    ) -> None:
         self.endpoint = endpoint
+        self._make_socket = make_socket
         self._silence_s = silence_s
         self._check = check
         self._urls: dict[str, URL] = {}
@@ -174,29 +179,31 @@ class Sender:
             self._silence_s,
             read_bufsize=_READ_BUFFER,
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector={"socket_factory": _kept_alive},
+            connector={"socket_factory": self._make_socket},
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def send(self, row: Row, request_id: str) -> Answer:
-        """Send a row once, and judge what comes."""
+    async def send(self, row: Row, request_id: str, sent: Callable[[], None]) -> Answer:
+        """Send a row once, and judge what comes. `sent` is called when all of it was sent."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-        data: bytes | AsyncIterator[bytes] = row.body
+        data: _Body | AsyncIterator[bytes]
         if isinstance(row, PictureRow):
             try:
                 size, blocks = await asyncio.to_thread(row.payload)
             except RopewayError as error:
                 words = phrase("{where}: {what}", where=error.where, what=error.what)
-                return Answer(Kind.UNSENDABLE, words=words, fault="no picture")
+                return Answer(Verdict.UNSENDABLE, words=words, fault=phrase("no picture"))
             except OSError as error:
                 reason = reason_of(error)
                 return _no_picture(phrase("a picture cannot be read: {reason}", reason=reason))
-            data, headers["Content-Length"] = _streamed(size, blocks), str(size)
+            data, headers["Content-Length"] = streamed(size, blocks, sent), str(size)
         elif len(row.body) > _LARGE_BODY:
-            data, headers["Content-Length"] = _whole(row.body), str(len(row.body))
+            data, headers["Content-Length"] = whole(row.body, sent), str(len(row.body))
+        else:
+            data = _Body(row.body, sent)
         asking = self._session.post(
             self._url(row.path), data=data, headers=headers, allow_redirects=False
         )
@@ -210,10 +217,12 @@ class Sender:
 
     def _checked(self, answer: Answer) -> Answer:
         """Return an answer, or that it is none, since it is not what was asked for."""
-        wrong = self._check and answer.kind is Kind.ANSWERED and self._check(answer.body)
+        wrong = self._check and answer.verdict is Verdict.ANSWERED and self._check(answer.body)
         if not wrong:
             return answer
-        return msgspec.structs.replace(answer, kind=Kind.UNFIT, words=wrong, fault="does not fit")
+        return msgspec.structs.replace(
+            answer, verdict=Verdict.UNFIT, words=wrong, fault=phrase("does not fit the schema")
+        )
 
     async def healthy(self) -> Health:
         """Ask how the replica is, as those do that watch over servers."""
@@ -260,17 +269,17 @@ class Sender:
             words = explain(error, self.endpoint).what
             number = getattr(getattr(error, "os_error", None), "errno", None)
             if number in (errno.EMFILE, errno.ENFILE):
-                return Answer(Kind.LATER, words=words, fault="too many open files")
-            return Answer(Kind.AWAY, words=words, fault="no server")
+                return Answer(Verdict.LATER, words=words, fault=phrase("too many open files"))
+            return Answer(Verdict.AWAY, words=words, fault=phrase("no server"))
         if isinstance(error, TimeoutError):
             silence = format_seconds(self._silence_s)
             words = phrase("nothing arrived for {silence}", silence=silence)
-            return Answer(Kind.FAILED, words=words, fault="silence")
+            return Answer(Verdict.FAILED, words=words, fault=phrase("silence"))
         if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
             words = phrase("what answers does not speak HTTP")
-            return Answer(Kind.FAILED, words=words, fault=_NO_ANSWER)
+            return Answer(Verdict.FAILED, words=words, fault=_NO_ANSWER)
         words = phrase("the connection broke before the answer was whole")
-        return Answer(Kind.FAILED, words=words, fault="connection broke", broke=True)
+        return Answer(Verdict.FAILED, words=words, fault=phrase("connection broke"), broke=True)
 
 
 def _sign(error: Exception) -> Sign:
@@ -289,11 +298,13 @@ def judge(
     request_id = _shown(headers.get("X-Request-Id", sent))
     if data is None:
         words = phrase("the answer is longer than {most}", most=format_bytes(LONGEST_ANSWER))
-        return Answer(Kind.FAILED, status, request_id, words=words, fault="answer too long")
+        return Answer(
+            Verdict.FAILED, status, request_id, words=words, fault=phrase("answer too long")
+        )
     encoding = _shown(headers.get("Content-Encoding", "identity"))
     if encoding != "identity":
         words = phrase("the answer is compressed (`{encoding}`) unasked", encoding=encoding)
-        return Answer(Kind.FAILED, status, request_id, words=words, fault=_NO_ANSWER)
+        return Answer(Verdict.FAILED, status, request_id, words=words, fault=_NO_ANSWER)
     if status == 200:
         return _judge_answer(path, data, request_id)
     return _judge_refusal(status, headers, data, request_id)
@@ -301,8 +312,8 @@ def judge(
 
 def result_of(row: Row, answer: Answer) -> Result:
     """Return what a row gets of an answer that ends it, its line included."""
-    if answer.kind in _OUTCOMES:
-        outcome = _OUTCOMES[answer.kind]
+    if answer.verdict in _OUTCOMES:
+        outcome = _OUTCOMES[answer.verdict]
         error = b"null" if outcome.good else _error(outcome, answer.words)
         return Result(
             row.ordinal,
@@ -326,50 +337,23 @@ def without_answer(row: Row, outcome: Outcome, why: str) -> Result:
     return Result(row.ordinal, outcome, line % (row.ordinal, _encode(row.name), error))
 
 
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket of which the system notices that nobody is at the other end any more.
+class _Body(aiohttp.BytesPayload):
+    """A body that tells when it is sent: until then the row only waits for a connection."""
 
-    An answer that is not streamed may take an hour, and until then nothing else would tell of a
-    laptop that slept, or of a connection that a router between has forgotten.
-    """
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _ALIVE.items():
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
+    def __init__(self, body: bytes, sent: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._sent = sent
 
-
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
-    """Give a large body in one piece, which the event loop then sends as the server takes it.
-
-    Who refuses it for its size may close the connection before it is sent. Where the loop sends, it
-    reads what came first; a failed write of ours would lose the answer.
-    """
-    yield body
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self._sent()
+        await super().write_with_length(writer, content_length)
 
 
 def _no_picture(why: str) -> Answer:
     """Return that a picture cannot be read just now."""
-    return Answer(Kind.UNREADY, words=why, fault="no picture")
-
-
-async def _streamed(size: int, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield a body of so many bytes, which is read from files meanwhile."""
-    while size > 0:
-        data = await asyncio.to_thread(_some, blocks)
-        size -= len(data)
-        yield data
-
-
-def _some(blocks: Iterator[bytes]) -> bytes:
-    """Return the next blocks: many small ones together, as a thread is asked for them."""
-    data = bytearray()
-    for block in blocks:
-        data += block
-        if len(data) >= _ENOUGH:
-            break
-    return bytes(data)
+    return Answer(Verdict.UNREADY, words=why, fault=phrase("no picture"))
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
@@ -399,10 +383,10 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
             data = msgspec.json.format(data, indent=-1)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         words = phrase("the answer is not the JSON of its API: {start}", start=_start(data))
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
     if read.error is not None or read.object == "error":
         words = phrase("the server says: {message}", message=_words(data))
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault="error in a 200")
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=phrase("error in a 200"))
     reasons = [choice.finish_reason for choice in read.choices or ()]
     if path.endswith("/completions"):
         whole = bool(reasons)
@@ -410,14 +394,14 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
         whole = not path.endswith("/embeddings") or bool(read.data)
     if not whole:
         words = phrase("the answer holds nothing: {start}", start=_start(data))
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
     if "abort" in reasons or "error" in reasons:
         words = phrase("the server aborted the request")
-        return Answer(Kind.FAILED, 200, request_id, words=words, fault="aborted")
-    kind = Kind.CUT if "length" in reasons else Kind.ANSWERED
+        return Answer(Verdict.FAILED, 200, request_id, words=words, fault=phrase("aborted"))
+    verdict = Verdict.CUT if "length" in reasons else Verdict.ANSWERED
     usage = read.usage if isinstance(read, _Counted) else None
     prompt, answer = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-    return Answer(kind, 200, request_id, data, max(0, prompt or 0), max(0, answer or 0))
+    return Answer(verdict, 200, request_id, data, max(0, prompt or 0), max(0, answer or 0))
 
 
 def _decoded(data: bytes) -> _Bare:
@@ -433,15 +417,21 @@ def _judge_refusal(status: int, headers: Mapping[str, str], data: bytes, request
     words = phrase("{status}: {message}", status=status, message=said or usual)
     pause_s = retry_after(headers, time.time())
     if status == 429 or (status == 503 and pause_s is not None):
-        fault = f"status {status}"
-        return Answer(Kind.LATER, status, request_id, words=words, fault=fault, pause_s=pause_s)
+        fault = phrase("status {status}", status=status)
+        return Answer(Verdict.LATER, status, request_id, words=words, fault=fault, pause_s=pause_s)
     if status in _NOT_OF_THE_ROW:
-        body, fault = _embedded(data), f"status {status}"
-        return Answer(Kind.BARRED, status, request_id, body, words=words, fault=fault)
+        body, fault = _embedded(data), phrase("status {status}", status=status)
+        return Answer(Verdict.BARRED, status, request_id, body, words=words, fault=fault)
     if 400 <= status < 500 and status not in _MAY_PASS:
-        body, fault = _embedded(data), "refused"
-        return Answer(Kind.REFUSED, status, request_id, body, words=words, fault=fault)
-    return Answer(Kind.FAILED, status, request_id, words=words, fault=f"status {status}")
+        body, fault = _embedded(data), phrase("refused")
+        return Answer(Verdict.REFUSED, status, request_id, body, words=words, fault=fault)
+    return Answer(
+        Verdict.FAILED,
+        status,
+        request_id,
+        words=words,
+        fault=phrase("status {status}", status=status),
+    )
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -50,6 +50,11 @@ class Servers:
         return tuple(server.endpoint for server in self.all)
 
     @property
+    def listed(self) -> frozenset[str]:
+        """The models that any of them said it has."""
+        return frozenset(model.name for server in self.all for model in server.models)
+
+    @property
     def rehearsed(self) -> tuple[ServedModel, ...]:
         """The models that are none, but a rehearsal's."""
         return tuple(model for server in self.all for model in server.models if model.rehearsed)

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from ropeway.batch.parts import Part, Shape, cannot_read, library, open_part
+from ropeway.batch.parts import Part, Shape, cannot_read, open_part
+from ropeway.batch.stores import library
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes

@@ -7,11 +7,12 @@ complete; in another, such as a folder by its URL, a file gets its name when it 
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ropeway.batch.parts import library
+from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 
@@ -109,16 +110,39 @@ def output_at(text: str) -> Output:
     shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
     if url.scheme in ("http", "https"):
         raise Refused(phrase("an output is not written over HTTP"), where=shown)
-    try:
-        store, path = library("pyarrow.fs").FileSystem.from_uri(text)
-    except (OSError, ValueError) as error:
-        why = _first_line(error).replace(url.netloc, url.netloc.rpartition("@")[2])
-        raise Refused(
-            phrase("the output cannot be stored: {reason}", reason=why), where=shown
-        ) from None
+    store: Any = _Unopened(text, shown)
+    path = url.netloc.rpartition("@")[2] + unquote(url.path)
+    if url.scheme != "s3":  # their paths are each scheme's own, and no network is asked
+        store, path = _opened(text, shown)
     if not PurePosixPath(path).name or text.partition("?")[0].endswith("/"):
         raise Refused(phrase("this is a folder"), where=shown, hint=phrase("name a file"))
     return Stored(shown, path, store)
+
+
+class _Unopened:
+    """A store that is opened when something is first asked of it: that may ask the network."""
+
+    def __init__(self, text: str, shown: str) -> None:
+        self._text, self._shown = text, shown
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @cached_property
+    def _store(self) -> Any:
+        return _opened(self._text, self._shown)[0]
+
+
+def _opened(text: str, shown: str) -> tuple[Any, str]:
+    """Return a store, and the path in it. Raises Refused."""
+    try:
+        return open_store(text)
+    except (OSError, ValueError) as error:
+        netloc = urlsplit(text).netloc
+        why = _first_line(error).replace(netloc, netloc.rpartition("@")[2])
+        raise Refused(
+            phrase("the output cannot be stored: {reason}", reason=why), where=shown
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -204,7 +204,7 @@ def rows_from(
             ordinal = line.index * samples + sample
             if ordinal not in done:
                 name = _name(request.name, ordinal, sample, samples)
-                yield row(ordinal, name, request.path, body, prefix, tokens)
+                yield row(ordinal, name, request.path, body, prefix, tokens, request.model)
 
 
 def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Result]:

@@ -2,9 +2,16 @@
 
 import click
 
+from ropeway.batch.rows import Outcome
 from ropeway.cli import batch_detached
 from ropeway.cli.batch_job import plan_batch, run_batch_job
-from ropeway.cli.batch_options import BatchFlags, DetachFlags, batch_options, detach_options
+from ropeway.cli.batch_options import (
+    BatchFlags,
+    BatchRequest,
+    DetachFlags,
+    batch_options,
+    detach_options,
+)
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.address import Endpoint
@@ -37,12 +44,7 @@ def batch(
     The contract:
       A row may be generated twice; it is committed once. At the end every row
       has exactly one outcome, and they add up to the input:
-        answered  a whole answer
-        cut       an answer that ended at its limit of tokens
-        refused   the server will not answer it (4xx)
-        failed    no answer within its tries
-        poison    engines died with it in flight, twice
-        skipped   a line that cannot be sent, with --skip-bad
+        OUTCOMES
 
     The same command again goes on where the last one ended: what was committed is in OUT.journal
     (of s3://… here), and an input, model or setting that differs is refused. Ctrl-C or
@@ -61,6 +63,7 @@ def batch(
       ropeway batch --attach -o answers.jsonl
     """
     detached.check(inputs, flags)
+    request = BatchRequest(inputs, flags, endpoints, model)
     if detached.attach:
         batch_detached.attach(screen, flags, detached)
     elif detached.stop:
@@ -68,8 +71,14 @@ def batch(
     elif detached.remove:
         batch_detached.remove(screen, detached)
     elif detached.detach:
-        batch_detached.detach(screen, inputs, flags, detached, (endpoints[0], model))
+        batch_detached.detach(screen, request, detached)
     elif flags.plan:
-        plan_batch(screen, inputs, flags, endpoints, model)
+        plan_batch(screen, request)
     else:
-        run_batch_job(screen, inputs, flags, endpoints, model)
+        run_batch_job(screen, request)
+
+
+# What they mean is said in one place.
+batch.help = (batch.help or "").replace(
+    "OUTCOMES", "\n        ".join(f"{outcome.word:<9} {outcome.meaning}" for outcome in Outcome)
+)

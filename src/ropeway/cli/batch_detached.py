@@ -12,13 +12,11 @@ import click
 
 from ropeway.batch.rows import Outcome
 from ropeway.batch.stored import Output, Stored
-from ropeway.cli.batch_job import View
 from ropeway.cli.batch_jobs import find_job, job_json, no_job, progress_of
-from ropeway.cli.batch_options import BatchFlags, DetachFlags
+from ropeway.cli.batch_options import BatchFlags, BatchRequest, DetachFlags
 from ropeway.cli.batch_sent import send_job
 from ropeway.cli.endpoint import spec_file
 from ropeway.cli.target import Target, reached
-from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Exit, HostError, Refused, RopewayError, SshError
 from ropeway.hosts.base import Host
 from ropeway.hosts.pieces import contents_on, fetch_file
@@ -37,6 +35,7 @@ from ropeway.launch.lock import audited, current_author, locked
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.report.batch import outcome_table
+from ropeway.report.batch_view import View
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
 from ropeway.spec.model import DEFAULT_FILE
@@ -47,25 +46,18 @@ _TOLD_EVERY_S = 5.0
 _FRAME = frozenset(("schema", "verb", "ok", "rehearsal", "error", "warnings"))
 
 
-def detach(
-    screen: Screen,
-    inputs: tuple[str, ...],
-    flags: BatchFlags,
-    detached: DetachFlags,
-    asked: tuple[Endpoint, str | None],
-) -> None:
+def detach(screen: Screen, request: BatchRequest, detached: DetachFlags) -> None:
     """Begin a job on the head, or go on with it; return when it sends its rows.
 
-    asked  the endpoint of the flags, and the model that the user names
     Raises what the job itself refuses; then its container is gone, and what was sent is there.
     """
-    name = detached.job or _name_of(flags.out)
+    name = detached.job or _name_of(request.flags.out)
     author = current_author()
     with _service(detached, acts=True) as service:
         place = place_of(service)
         host = service.hosts[place.host]
         _check_free(service, name)
-        job = send_job(inputs, flags, asked, (place, host, name), screen)
+        job = send_job(request, (place, host, name), screen)
         with (
             locked([host], author) as lock,
             audited([host], author, place.service, "batch --detach", screen.warn),
@@ -83,7 +75,7 @@ def detach(
             raise failure
     screen.answer(phrase("the job `{name}` runs on {host}", name=name, host=place.host))
     command = shlex.join(("ropeway", "batch", "--attach", "--job", name, *_where(detached)))
-    out = flags.out or f"{name}.jsonl"
+    out = request.flags.out or f"{name}.jsonl"
     screen.hint(
         phrase("how it goes, and at its end the results:\n{command} -o {out}",
                command=command, out=shlex.quote(str(out)))
@@ -346,6 +338,6 @@ def _tell_end(document: Mapping[str, Any], paths: Mapping[str, str], screen: Scr
         screen.warn(str(warning))
     outcomes = document.get("outcomes") or {}
     counts = Counter({outcome: int(outcomes.get(outcome.name.lower(), 0)) for outcome in Outcome})
-    screen.answer(outcome_table(counts, int(document["rows"])))
+    screen.answer(outcome_table(counts, int(document["rows"]), screen.language))
     for key, path in paths.items():
         screen.answer(f"{key:<9} {path}")

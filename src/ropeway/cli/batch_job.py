@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from ropeway.batch.job import (
     OneJob,
     Order,
     ShardedJob,
+    answers_of,
     look,
     open_job,
     open_shards,
@@ -30,17 +30,15 @@ from ropeway.batch.job import (
     write_files,
 )
 from ropeway.batch.parts import Shape
-from ropeway.batch.progress import Price, Progress
-from ropeway.batch.rows import Outcome
+from ropeway.batch.progress import Price
 from ropeway.batch.run import Ended, Settings, run_batch
 from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
 from ropeway.batch.stored import Output
 from ropeway.batch.survey import Survey
-from ropeway.batch.tokens import UNLIMITED
 from ropeway.bench.run import stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.batch_options import APIS, BatchFlags
+from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
 from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
@@ -54,77 +52,68 @@ from ropeway.phrases import phrase
 from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
 from ropeway.report.batch import (
+    ENDINGS,
+    Account,
+    account_lines,
     outcome_table,
-    progress_block,
-    progress_line,
+    survey_doubts,
     survey_line,
     survey_table,
 )
-from ropeway.report.batch_page import Conditions, Timeline, batch_page
+from ropeway.report.batch_json import account_json, survey_json
+from ropeway.report.batch_page import Timeline, batch_page
+from ropeway.report.batch_view import LINE_S, View
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
-from ropeway.units import counted, format_seconds
+from ropeway.spec.model import Spec
+from ropeway.units import counted
 
-_LINE_S, _FIRST_BLOCK_S, _BLOCK_S = 5.0, 10.0, 60.0
 
-
-def plan_batch(
-    screen: Screen,
-    inputs: tuple[str, ...],
-    flags: BatchFlags,
-    endpoints: tuple[Endpoint, ...],
-    model: str | None,
-) -> None:
+def plan_batch(screen: Screen, request: BatchRequest) -> None:
     """Say what a job takes. Nothing is sent, and nothing is written."""
+    flags = request.flags
     # Without an output no file is the job's own, whatever it is called.
-    order, _ = order_of(inputs, flags, flags.out or Path(os.devnull))
+    order, _ = order_of(request.inputs, flags, flags.out or Path(os.devnull))
     servers = None
     try:
-        servers = asyncio.run(ask_servers(endpoints, model_named(order, model)))
+        servers = asyncio.run(ask_servers(request.endpoints, model_named(order, request.model)))
     except RequestFailed as failure:
         screen.warn(phrase("no endpoint answered: {why}", why=failure.what))
-    with screen.step("look at the input") as step:
+    with screen.step(phrase("look at the input")) as step:
         found = look(order, servers, sys.stdin.buffer, _looking(step))
     forecast = _forecast(found, flags, screen)
-    screen.answer(survey_table(found, flags.samples, forecast))
+    screen.answer(survey_table(found, flags.samples, forecast, screen.language))
     if forecast is None:
-        screen.hint("how long it takes is known from the first minutes of the run; or with a spec")
-    screen.result({**_survey_json(found, flags.samples), "forecast": forecast})
+        screen.hint(
+            phrase("how long it takes is known from the first minutes of the run; or with a spec")
+        )
+    screen.result({**survey_json(found, flags.samples, answers_of(found)), "forecast": forecast})
 
 
-def run_batch_job(
-    screen: Screen,
-    inputs: tuple[str, ...],
-    flags: BatchFlags,
-    endpoints: tuple[Endpoint, ...],
-    model: str | None,
-) -> None:
+def run_batch_job(screen: Screen, request: BatchRequest) -> None:
     """Run a job to its end, or to what stops it. Ends with the verb's exit code."""
+    flags, endpoints = request.flags, request.endpoints
     if flags.out is None:
         raise Refused(phrase("no output is named"), hint=phrase("name a file: `-o answers.jsonl`"))
-    order, check = order_of(inputs, flags, flags.out)
+    order, check = order_of(request.inputs, flags, flags.out)
     current_call().folder = order.folder if order.folder.is_dir() else None
     # A job that has begun writes what it has, when its own command is given too late.
     if flags.until is not None and flags.until <= time.time() and not order.folder.is_dir():
         raise Refused(
             phrase("the time of `--until` is past"), hint=phrase("name a later one: 18:00")
         )
-    settings = _limits(flags)
-    servers = asyncio.run(_servers(endpoints, model_named(order, model), screen))
+    servers = asyncio.run(_servers(endpoints, model_named(order, request.model), screen))
     tell_rehearsal(servers.rehearsed, servers.endpoints[0], screen)
     for doubt in servers.doubts:
         screen.warn(doubt)
     with ExitStack() as stack:
-        with screen.step("look at the input") as step:
+        with screen.step(phrase("look at the input")) as step:
             opener = open_shards if flags.on else open_job
             opened = opener(order, servers, sys.stdin.buffer, _looking(step))
             job: Job = stack.enter_context(opened)
             step.closing = counted(job.found.rows, "row")
         _tell_survey(job, servers, screen)
-        tokens = tokens_of(job.found, flags.samples)
-        settings = replace(
-            settings, rows=job.found.rows, tokens=tokens, silence_s=endpoints[0].timeout_s
-        )
+        settings = _settings(job, request, servers)
         view = View(screen, flags.currency)
         with screen.step(_name(job, servers)) as step:
             if isinstance(job, ShardedJob):
@@ -137,8 +126,8 @@ def run_batch_job(
             elif isinstance(job, OneJob):
                 ended = _send(job, servers, settings, check, view, step)
             if ended.reason != "complete":
-                step.warn(_ENDINGS[ended.reason])
-    _end(job, ended, flags.html, view.timeline, screen)
+                step.warn(ENDINGS[ended.reason])
+    _end(job, ended, flags, view.timeline.points, screen)
 
 
 def order_of(
@@ -196,31 +185,38 @@ def model_named(order: Order, named: str | None) -> str | None:
     return named or (str(setting) if setting is not None else None)
 
 
-def _limits(flags: BatchFlags) -> Settings:
-    price = None
+def _settings(job: Job, request: BatchRequest, servers: Servers) -> Settings:
+    flags, price = request.flags, None
     if flags.price is not None or flags.token_price is not None:
         tokens = flags.token_price or (0.0, 0.0)
         price = Price((flags.price or 0.0) * _hosts(), *tokens)
     return Settings(
-        rows=0,
-        tokens=0,
+        rows=job.found.rows,
+        tokens=tokens_of(job.found, flags.samples),
         limits=Limits(
-            start=min(_at_first(), flags.in_flight), most=flags.in_flight, tries=flags.tries,
-            dedupe=flags.dedupe,
+            start=min(flags.at_first or _at_first(), flags.in_flight), most=flags.in_flight,
+            tries=flags.tries, dedupe=flags.dedupe,
         ),
         max_errors=flags.max_errors,
+        silence_s=request.endpoints[0].timeout_s,
         until=flags.until,
         price=price,
         max_cost=flags.max_cost,
+        listed=servers.listed,
     )  # fmt: skip
 
 
 def _at_first() -> int:
-    """Return how many rows a replica is sent at first: what the spec lets it run at once."""
+    """Return how many rows a replica is sent at first."""
     file = spec_file()
-    serve = file.spec.serve if file else None
-    if serve is None or serve.max_sequences is None:
-        return Limits.start
+    return (at_once(file.spec) if file else None) or Limits.start
+
+
+def at_once(spec: Spec) -> int | None:
+    """Return how many rows a spec lets a replica run at once; None where it does not say."""
+    serve = spec.serve
+    if serve.max_sequences is None:
+        return None
     return serve.max_sequences * (serve.layout.data if serve.has_layout else 1)
 
 
@@ -244,13 +240,15 @@ async def _servers(endpoints: tuple[Endpoint, ...], model: str | None, screen: S
             )
             endpoints = direct
         elif file.spec.serve.replicas > 1:
-            screen.say("rows go through the router: its replicas cannot be reached from here")
+            screen.say(
+                phrase("rows go through the router: its replicas cannot be reached from here")
+            )
     return await ask_servers(endpoints, model)
 
 
 def _looking(step: Step) -> Any:
     def tell(read: int, size: int) -> None:
-        step.tick(survey_line(read, size), log_every_s=_LINE_S)
+        step.tick(survey_line(read, size), log_every_s=LINE_S)
 
     return tell
 
@@ -259,46 +257,9 @@ def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
     found, done = job.found, job.journal.counts.total()
     if done:
         screen.say(phrase("{done:,} of {rows:,} rows are done already", done=done, rows=found.rows))
-    for name in job.left:
-        screen.warn(phrase("{file} is the job's own, and no input", file=name))
-    for lost in job.journal.damage:
-        screen.warn(lost)
-    if found.unused:
-        names = ", ".join(f"`{name}`" for name in found.unused[:20])
-        screen.warn(phrase("nothing is made of these columns: {names}", names=names))
-    for name in found.empty:
-        screen.warn(phrase("nothing is in {file}", file=name))
-    if found.long:
-        screen.warn(
-            phrase(
-                "{n:,} prompts may be longer than the {context:,} tokens that the model takes",
-                n=found.long,
-                context=servers.context or 0,
-            )
-        )
-
-
-class View:
-    """What is shown of a job that runs: a live line, blocks of lines, events, the page's curve."""
-
-    def __init__(self, screen: Screen, currency: str) -> None:
-        self._screen, self._currency = screen, currency
-        self.timeline = Timeline()
-        now = time.monotonic()
-        self._event_due, self._block_due = now, now + _FIRST_BLOCK_S
-
-    def show(self, progress: Progress, step: Step) -> None:
-        """Show a job at one moment."""
-        now = time.monotonic()
-        self.timeline.add(progress)
-        step.tick(progress_line(progress, self._currency), log_every_s=_LINE_S)
-        if now >= self._event_due or progress.finished == progress.rows:
-            self._event_due = now + _LINE_S
-            self._screen.event({"event": "progress", **progress.as_json()})
-        if now >= self._block_due:
-            self._block_due = now + _BLOCK_S
-            for line in progress_block(progress, time.time()):
-                self._screen.say(line)
+    own = (phrase("{file} is the job's own, and no input", file=name) for name in job.left)
+    for doubt in (*own, *job.journal.damage, *survey_doubts(found, servers.context)):
+        screen.warn(doubt)
 
 
 def _send(
@@ -330,74 +291,58 @@ def _model_of(job: Job) -> str:
     return str(job.order.form.settings.get("model", job.form.model))
 
 
-_ENDINGS = {
-    "stopped": "stopped",
-    "until": "its time is over",
-    "cost": "it has cost what it may",
-    "errors": "too many errors",
-    "endpoints": "no endpoint takes rows",
-    "broken": "it cannot go on",
-}
-
-
-def _end(job: Job, ended: Ended, html: Path | None, timeline: Timeline, screen: Screen) -> None:
+def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
-    counts, rows = job.journal.counts, job.found.rows
-    # What was in flight when it was stopped may have been all that was left.
-    whole = ended.reason != "broken" and (ended.reason != "stopped" or counts.total() == rows)
-    if whole:
-        with screen.step("write the files"):
-            write_files(job.order, counts)
-    screen.answer(outcome_table(counts, rows))
-    done = counts.total()
-    screen.answer(_record(job, ended, whole=whole))
-    if html is not None:
-        page = batch_page(ended.progress, timeline.points, _conditions(job, ended), screen.language)
-        write_page(html, page, screen)
-    if done < rows:
+    account = _account(job, ended, flags.currency, written=_written(job, ended, screen))
+    screen.answer(outcome_table(account.counts, account.rows, screen.language))
+    screen.answer(account_lines(account))
+    if flags.html is not None:
+        page = batch_page(account, timeline, datetime.now(UTC), screen.language)
+        write_page(flags.html, page, screen)
+    whole = account.done == account.rows
+    if not whole:
         screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
-    screen.result(_document(job, ended, whole=whole))
+    screen.result(account_json(account))
     if ended.failure is not None:
         raise ended.failure
     context = click.get_current_context()
-    if ended.reason == "stopped" and done < rows:
+    if ended.reason == "stopped" and not whole:
         context.exit(Exit.INTERRUPTED)
-    good = sum(count for outcome, count in counts.items() if outcome.good)
-    context.exit(Exit.OK if good == rows else Exit.NO)
+    context.exit(Exit.OK if whole and not account.bad else Exit.NO)
 
 
-def _conditions(job: Job, ended: Ended) -> Conditions:
-    journal = job.journal
-    return Conditions(
+def _account(job: Job, ended: Ended, currency: str, *, written: bool) -> Account:
+    order, journal = job.order, job.journal
+    return Account(
         title=", ".join(part.name for part in job.found.parts[:3]),
         model=_model_of(job),
-        output=str(job.order.output),
-        ended=ended.reason,
-        input_tokens=journal.prompt,
-        output_tokens=journal.answer,
+        output=str(order.output),
+        errors=str(order.errors),
+        folder=str(order.folder),
+        rows=job.found.rows,
+        counts=journal.counts,
+        tokens=(journal.prompt, journal.answer),
         again=ended.progress.again + journal.again,
-        when=datetime.now(UTC),
+        progress=ended.progress,
+        ended=ended.reason,
+        written=written,
+        currency=currency,
     )
 
 
-def _record(job: Job, ended: Ended, *, whole: bool) -> str:
-    order, progress = job.order, ended.progress
-    lines = ["", f"time      {format_seconds(progress.elapsed_s)}"]
-    journal = job.journal
-    lines.append(f"tokens    {journal.prompt:,} in, {journal.answer:,} out")
-    again = progress.again + journal.again
-    if again:
-        lines.append(f"again     {again:,} rows may have been generated more than once")
-    if progress.cost is not None:
-        lines.append(f"cost      {progress.cost:,.2f} for this run")
-    if whole:
-        lines.append(f"output    {order.output}")
-        bad = sum(n for outcome, n in journal.counts.items() if not outcome.good)
-        if bad:
-            lines.append(f"errors    {order.errors}")
-    else:
-        lines.append(f"journal   {order.folder}")
-    return "\n".join(lines)
+def _written(job: Job, ended: Ended, screen: Screen) -> bool:
+    """Write the files with what there is by now; return whether that was done.
+
+    What broke the job, as a full disk or another run, may also keep it from that, and is the news.
+    """
+    try:
+        with screen.step(phrase("write the files")):
+            write_files(job.order, job.journal.counts)
+    except RopewayError:
+        if ended.reason != "broken":
+            raise
+        return False
+    return True
 
 
 def _same_command() -> str:
@@ -406,51 +351,12 @@ def _same_command() -> str:
     return redact(shlex.join(["ropeway", *args]), secret_values(args, os.environ))
 
 
-def _counts_json(counts: Mapping[Outcome, int]) -> dict[str, int]:
-    return {outcome.name.lower(): counts.get(outcome, 0) for outcome in Outcome}
-
-
-def _document(job: Job, ended: Ended, *, whole: bool) -> dict[str, object]:
-    order, progress, journal = job.order, ended.progress, job.journal
-    return {
-        "model": _model_of(job),
-        "rows": job.found.rows,
-        "outcomes": _counts_json(journal.counts),
-        "missing": job.found.rows - journal.counts.total(),
-        "ended": ended.reason,
-        "generated_again": progress.again + journal.again,
-        "input_tokens": journal.prompt,
-        "output_tokens": journal.answer,
-        "duration_s": progress.elapsed_s,
-        "cost": progress.cost,
-        "output": str(order.output) if whole else None,
-        "errors": str(order.errors) if whole else None,
-        "folder": str(order.folder),
-        "failed_tries": dict(progress.faults),
-    }
-
-
-def _survey_json(found: Survey, samples: int) -> dict[str, object]:
-    return {
-        "rows": found.rows,
-        "left_out": found.bad,
-        "files": [{"path": part.name, "bytes": part.size, "lines": part.lines}
-                  for part in found.parts],
-        "input_tokens_estimated": found.prompt.total * samples,
-        "output_tokens_at_most": (found.answer.total + found.unlimited * UNLIMITED) * samples,
-        "lines_without_limit": found.unlimited,
-        "prompts_that_may_be_too_long": found.long,
-        "shared_beginnings": found.groups,
-    }  # fmt: skip
-
-
 def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
     """Return how long the planner expects a job to take on the spec's service; None without one."""
     file = spec_file()
     if file is None:
         return None
-    lines = max(1, found.prompt.count)
-    answers = found.answer.total + found.unlimited * UNLIMITED
+    lines, answers = max(1, found.prompt.count), answers_of(found)
     prompt, answer = max(1, found.prompt.total // lines), max(1, answers // lines)
     load = Load(prompt, answer, clients=flags.in_flight, requests=found.rows)
     try:

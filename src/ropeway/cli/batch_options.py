@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from ropeway.batch.stored import Output, Stored, output_at
 from ropeway.cli.options import NOT_NEGATIVE, POSITIVE, passed_as, ssh_config_option, with_options
 from ropeway.cli.target import checked_name
+from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused
 from ropeway.launch.detached import NAME
 from ropeway.phrases import joined, phrase
@@ -96,6 +97,17 @@ class BatchFlags:
     on: str | None
     ray_address: str | None
     tasks: int | None
+    at_first: int | None
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What is asked of `batch`. `model`: the one that is named."""
+
+    inputs: tuple[str, ...]
+    flags: BatchFlags
+    endpoints: tuple[Endpoint, ...]
+    model: str | None
 
 
 _OPTIONS = (
@@ -150,6 +162,8 @@ _OPTIONS = (
                  help="Of the cluster; `local` starts one.  [default: the Ray here, else local]"),
     click.option("--tasks", type=click.IntRange(1, 10000),
                  help="Tasks at once, with --on ray.  [default: two for each machine]"),
+    # What a job in a container is told, which has no spec.
+    click.option("--at-first", type=click.IntRange(1, 65536), hidden=True),
 )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import click
 from click.core import ParameterSource
 
 from ropeway.batch.parts import STDIN, Part, Shape, find_parts
-from ropeway.cli.batch_job import order_of
-from ropeway.cli.batch_options import BatchFlags, as_words
+from ropeway.cli.batch_job import at_once, order_of
+from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
 from ropeway.endpoint.address import Endpoint
 from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.errors import Refused
@@ -37,22 +37,18 @@ class Input:
     content: Content | None = None
 
 
-def send_job(
-    inputs: Sequence[str],
-    flags: BatchFlags,
-    asked: tuple[Endpoint, str | None],
-    at: tuple[Place, Host, str],
-    screen: Screen,
-) -> DetachedJob:
+def send_job(request: BatchRequest, at: tuple[Place, Host, str], screen: Screen) -> DetachedJob:
     """Bring a job's inputs onto the head; return what is to be started there.
 
-    asked  the endpoint of the flags, which the job does not use, with the name of the key's
-           variable and the time-out; and the model that the user names
-    at     where the job is to run, that host, and the job's name
-    Raises Refused, with nothing sent, or HostError; then the same command goes on sending.
+    `at`: where the job is to run, that host, and the job's name. Of the endpoint that is asked for
+    the job uses only the name of the key's variable, and the time-out. Raises Refused, with nothing
+    sent, or HostError; then the same command goes on sending.
     """
-    (endpoint, model), (place, host, name) = asked, at
-    order_of(tuple(inputs), flags, flags.out or Path(f"{name}.jsonl"))
+    inputs, flags, endpoint, model = (
+        request.inputs, request.flags, request.endpoints[0], request.model
+    )  # fmt: skip
+    place, host, name = at
+    order_of(inputs, flags, flags.out or Path(f"{name}.jsonl"))
     files = {} if flags.check is None else {"check.json": flags.check.read_bytes()}
     key = _key(place, endpoint)
     seen = [mounted_folder(one.removeprefix(_HEAD)) for one in inputs if one.startswith(_HEAD)]
@@ -80,7 +76,8 @@ def _words(flags: BatchFlags, place: Place, name: str) -> list[str]:
     words += ["--key-env", KEY_VARIABLE]
     hosts = place.spec.cluster.host_count
     price = None if flags.price is None else flags.price * hosts
-    return [*words, *as_words(replace(flags, price=price))]
+    at_first = flags.at_first or at_once(place.spec)
+    return [*words, *as_words(replace(flags, price=price, at_first=at_first))]
 
 
 def _inputs(names: Sequence[str], flags: BatchFlags, copies: Path, screen: Screen) -> list[Input]:

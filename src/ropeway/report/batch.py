@@ -1,7 +1,8 @@
 """What a person sees of a batch job: while it runs, before it begins, and at its end."""
 
-import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,156 +11,258 @@ from rich.text import Text
 from ropeway.batch.progress import Left, Progress, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.survey import Survey
+from ropeway.phrases import Phrase, joined, phrase
+from ropeway.report.chinese import in_language
 from ropeway.report.figures import percent, rate
-from ropeway.report.line import one_line, shrink
-from ropeway.report.table import table
+from ropeway.report.line import one_line
+from ropeway.report.table import prose, table
 from ropeway.units import counted, format_bytes, format_seconds
 
-_MEANING = {
-    Outcome.ANSWERED: "a whole answer",
-    Outcome.CUT: "an answer that ended at its limit of tokens",
-    Outcome.REFUSED: "the server will not answer it",
-    Outcome.FAILED: "no answer within its tries",
-    Outcome.POISON: "engines died with it in flight, twice",
-    Outcome.SKIPPED: "a line that cannot be sent",
+STATES = {
+    "working": phrase("working"),
+    "paused": phrase("paused"),
+    "away": phrase("away"),
+    "barred": phrase("barred"),
 }
-_SAMPLE_CELLS = 160
+ENDINGS = {
+    "stopped": phrase("stopped"),
+    "until": phrase("its time is over"),
+    "cost": phrase("it has cost what it may"),
+    "errors": phrase("too many errors"),
+    "endpoints": phrase("no endpoint takes rows"),
+    "broken": phrase("it cannot go on"),
+}
+_MOST_COLUMNS = 20
 
 
-def survey_line(read: int, size: int) -> str:
+@dataclass(frozen=True)
+class Account:
+    """What came of a job, as screen, page and document say it alike.
+
+    progress  of the last run, at its end; `ended` says why it did
+    tokens    of all rows that are done, those of earlier runs included: of prompts, and of answers
+    written   whether output and errors are
+    """
+
+    title: str
+    model: str
+    output: str
+    errors: str
+    folder: str
+    rows: int
+    counts: Mapping[Outcome, int]
+    tokens: tuple[int, int]
+    again: int
+    progress: Progress
+    ended: str
+    written: bool
+    currency: str
+
+    @property
+    def done(self) -> int:
+        """Rows with an outcome."""
+        return sum(self.counts.values())
+
+    @property
+    def bad(self) -> int:
+        """Rows whose outcome is none of use."""
+        return sum(n for outcome, n in self.counts.items() if not outcome.good)
+
+
+def survey_line(read: int, size: int) -> Phrase:
     """Return how much of the input was looked at."""
-    return f"{format_bytes(read)} of {format_bytes(size)}"
+    return phrase("{read} of {size}", read=format_bytes(read), size=format_bytes(size))
 
 
-def progress_line(progress: Progress, currency: str = "") -> str:
+def progress_line(progress: Progress, currency: str = "") -> Phrase:
     """Return a job at one moment in a line that begins with what matters most."""
-    rates = progress.rates
-    parts = [f"{progress.finished:,}/{progress.rows:,} rows"]
+    parts: list[str] = [
+        phrase("{done:,}/{rows:,} rows", done=progress.finished, rows=progress.rows)
+    ]
     if progress.waiting:
-        parts.append(f"waiting: {one_line(progress.waiting)}")
+        parts.append(phrase("waiting: {why}", why=progress.waiting))
     else:
-        parts.append(f"{rate(rates.prompt)} + {rate(rates.answer)} tokens/s")
+        parts.append(_rates(progress.rates.prompt, progress.rates.answer))
     if progress.left is not None:
-        parts.append(f"{left_words(progress.left)} left")
-    parts.append(f"{progress.in_flight:,} in flight")
+        parts.append(phrase("{time} left", time=left_words(progress.left)))
+    parts.append(phrase("{n:,} in flight", n=progress.in_flight))
     bad = sum(n for outcome, n in progress.done.items() if not outcome.good)
     if bad:
-        parts.append(f"{bad:,} without an answer")
+        parts.append(phrase("{n:,} without an answer", n=bad))
     if progress.cost is not None:
-        parts.append(_money(progress.cost, progress.cost_in_all, currency))
-    return " · ".join(parts)
+        cost, in_all = _money(progress.cost, currency), progress.cost_in_all
+        if in_all is not None:
+            cost = phrase(
+                "{cost} of {in_all}", cost=f"{progress.cost:,.2f}", in_all=_money(in_all, currency)
+            )
+        parts.append(cost)
+    return joined(parts, " · ")
 
 
-def left_words(left: Left) -> str:
+def left_words(left: Left) -> Phrase:
     """Return `3 h 10 min (2 h 50 min to 3 h 40 min)`."""
-    low, high = format_seconds(left.low_s), format_seconds(left.high_s)
-    return f"{format_seconds(left.likely_s)} ({low} to {high})"
+    return phrase(
+        "{likely} ({low} to {high})",
+        likely=format_seconds(left.likely_s),
+        low=format_seconds(left.low_s),
+        high=format_seconds(left.high_s),
+    )
 
 
-def progress_block(progress: Progress, now: float) -> Iterator[str]:
+def progress_block(progress: Progress, now: float, language: str = "en") -> Iterator[str]:
     """Yield the lines that are printed now and then: replicas, errors, a sample."""
     share = progress.finished / progress.rows if progress.rows else 1.0
-    head = f"{percent(share)} of the rows · {percent(progress.cut_share)} of the answers cut"
+    head = [
+        phrase("{share} of the rows", share=percent(share)),
+        phrase("{share} of the answers cut", share=percent(progress.cut_share)),
+    ]
     if progress.committed_at:
-        head += f" · last commit {format_seconds(max(0.0, now - progress.committed_at))} ago"
+        ago = format_seconds(max(0.0, now - progress.committed_at))
+        head.append(phrase("last commit {time} ago", time=ago))
     if progress.again:
-        head += f" · {progress.again:,} sent again"
-    yield head
-    for replica in progress.replicas:
-        yield f"  {_replica(replica)}"
+        head.append(phrase("{n:,} sent again", n=progress.again))
+    yield one_line(in_language(joined(head, " · "), language))
+    below = [_replica(replica) for replica in progress.replicas]
     if progress.faults:
-        faults = sorted(progress.faults.items(), key=lambda item: -item[1])
-        yield "  failed tries: " + ", ".join(f"{what} {count:,}×" for what, count in faults)
-    if sample := sample_words(progress.sample):
-        yield f"  {sample}"
+        counts = sorted(progress.faults.items(), key=lambda item: -item[1])
+        tries = [phrase("{what} {n:,}×", what=what, n=n) for what, n in counts]
+        below.append(phrase("failed tries: {tries}", tries=joined(tries, ", ")))
+    for line in (*below, progress.sample):
+        if line:
+            yield f"  {one_line(in_language(line, language))}"
 
 
 def _replica(replica: ReplicaProgress) -> str:
-    about = f"{replica.url}  {replica.in_flight}/{replica.limit} in flight"
+    about = phrase(
+        "{url}: {n}/{limit} in flight", url=replica.url, n=replica.in_flight, limit=replica.limit
+    )
     if replica.state != "working":
-        return f"{about}  {replica.state}: {one_line(replica.why)}"
-    rates = replica.rates
-    return f"{about}  {rate(rates.prompt)} + {rate(rates.answer)} tokens/s  {replica.rows:,} rows"
+        words = phrase("{state}: {why}", state=STATES[replica.state], why=replica.why)
+        return joined((about, words), " · ")
+    rows = phrase("{n:,} rows", n=replica.rows)
+    return joined((about, _rates(replica.rates.prompt, replica.rates.answer), rows), " · ")
 
 
-def sample_words(line: bytes) -> str:
-    """Return an answer as one short line: `row-7: The capital …`; "" where it has no text."""
-    try:
-        record = json.loads(line)
-        choice = record["response"]["body"]["choices"][0]
-        text = choice.get("text") or choice["message"]["content"]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return ""
-    if not isinstance(text, str):
-        return ""
-    return shrink(one_line(f"{record.get('custom_id')}: {text}"), _SAMPLE_CELLS)
+def _rates(prompt: float, answer: float) -> Phrase:
+    return phrase("{prompt} + {answer} tokens/s", prompt=rate(prompt), answer=rate(answer))
 
 
-def survey_table(found: Survey, samples: int, forecast: Mapping[str, Any] | None) -> RenderableType:
+def _money(cost: float, currency: str) -> str:
+    return f"{cost:,.2f} {currency}".rstrip()
+
+
+def survey_table(
+    found: Survey, samples: int, forecast: Mapping[str, Any] | None, language: str = "en"
+) -> RenderableType:
     """Return what an input is, and what a job of it would take."""
-    prompt, answer = found.prompt, found.answer
-    grid = table("tokens, estimated", ">median", ">99 %", ">most", ">in all")
-    grid.add_row(
-        "of a prompt", f"{prompt.quantile(0.5):,}", f"{prompt.quantile(0.99):,}",
-        f"{prompt.most:,}", f"{prompt.total * samples:,}",
-    )  # fmt: skip
-    if answer.count:
-        grid.add_row(
-            "of an answer, at most", f"{answer.quantile(0.5):,}", f"{answer.quantile(0.99):,}",
-            f"{answer.most:,}", f"{answer.total * samples:,}",
-        )  # fmt: skip
-    parts: list[RenderableType] = [Text(_input_words(found, samples)), Text(), grid]
-    parts += [Text(line) for line in _notes(found)]
+    say = partial(in_language, language=language)
+    titles = (phrase("median"), "99 %", phrase("most"), phrase("in all"))
+    grid = table(say(phrase("tokens, estimated")), *(f">{say(title)}" for title in titles))
+    kinds = [(phrase("of a prompt"), found.prompt)]
+    if found.answer.count:
+        kinds.append((phrase("of an answer, at most"), found.answer))
+    for name, spread in kinds:
+        figures = (spread.quantile(0.5), spread.quantile(0.99), spread.most, spread.total * samples)
+        grid.add_row(say(name), *(f"{figure:,}" for figure in figures))
+    parts: list[RenderableType] = [prose(say(_input_words(found, samples))), Text(), grid]
+    parts += [prose(say(line)) for line in _notes(found)]
     if forecast is not None:
-        parts += [Text(), *(Text(line) for line in _forecast_lines(forecast))]
+        parts += [Text(), *(prose(say(line)) for line in _forecast_lines(forecast))]
     return Group(*parts)
 
 
-def _input_words(found: Survey, samples: int) -> str:
-    files = counted(len(found.parts), "file")
-    rows = f"{found.rows:,} rows"
-    each = f", {samples} samples of each line" if samples > 1 else ""
-    size = format_bytes(sum(part.size for part in found.parts))
-    return f"{files}, {size}: {rows}{each}"
+def _input_words(found: Survey, samples: int) -> Phrase:
+    parts: list[str] = [
+        counted(len(found.parts), "file"),
+        format_bytes(sum(part.size for part in found.parts)),
+        counted(found.rows, "row"),
+    ]
+    if samples > 1:
+        parts.append(phrase("{n} samples of each line", n=samples))
+    return joined(parts, ", ")
 
 
-def _notes(found: Survey) -> Iterator[str]:
+def _notes(found: Survey) -> Iterator[Phrase]:
     if found.unlimited:
-        yield f"{found.unlimited:,} lines have no limit of tokens for their answers"
+        yield phrase("{n:,} lines have no limit of tokens for their answers", n=found.unlimited)
     if found.long:
-        yield f"{found.long:,} prompts may be too long for the model"
+        yield phrase("{n:,} prompts may be too long for the model", n=found.long)
     if found.groups:
-        yield f"{found.grouped:,} prompts begin like others, in {found.groups:,} groups"
-    if found.bad:
-        yield f"{found.bad:,} lines are left out: {', '.join(sorted(found.faults))}"
-
-
-def _forecast_lines(forecast: Mapping[str, Any]) -> Iterator[str]:
-    low, high = format_seconds(forecast["low_s"]), format_seconds(forecast["high_s"])
-    likely = format_seconds(forecast["likely_s"])
-    yield f"predicted for {forecast['layout']}: {likely} ({low} to {high})"
-    if forecast["cost"] is not None:
-        yield f"cost      {forecast['cost']:,.2f} {forecast['currency']}".rstrip()
-
-
-def outcome_table(counts: Mapping[Outcome, int], rows: int) -> RenderableType:
-    """Return what became of the rows; the counts add up to all of them."""
-    grid = table("outcome", ">rows", ">share", "meaning")
-    for outcome in Outcome:
-        count = counts.get(outcome, 0)
-        if count or outcome is Outcome.ANSWERED:
-            grid.add_row(
-                outcome.name.lower(), f"{count:,}", percent(count / rows), _MEANING[outcome]
-            )
-    missing = rows - sum(counts.values())
-    if missing:
-        grid.add_row(
-            "not done", f"{missing:,}", percent(missing / rows), "the same command goes on"
+        yield phrase(
+            "{n:,} prompts begin like others, in {groups:,} groups",
+            n=found.grouped,
+            groups=found.groups,
         )
-    grid.add_row("in all", f"{rows:,}", "", "")
+    if found.bad:
+        kinds = ", ".join(f"`{kind}`" for kind in sorted(found.faults))
+        yield phrase("{n:,} lines are left out: {kinds}", n=found.bad, kinds=kinds)
+
+
+def _forecast_lines(forecast: Mapping[str, Any]) -> Iterator[Phrase]:
+    seconds = Left(*(forecast[name] for name in ("low_s", "likely_s", "high_s")))
+    time = left_words(seconds)
+    yield phrase("predicted for {layout}: {time}", layout=forecast["layout"], time=time)
+    if forecast["cost"] is not None:
+        money = _money(forecast["cost"], forecast["currency"] or "")
+        yield phrase("cost      {money}", money=money)
+
+
+def survey_doubts(found: Survey, context: int | None) -> Iterator[Phrase]:
+    """Yield what may be wrong with an input, and keeps no row from being sent."""
+    if found.unused:
+        names = ", ".join(f"`{name}`" for name in found.unused[:_MOST_COLUMNS])
+        yield phrase("nothing is made of these columns: {names}", names=names)
+    for name in found.empty:
+        yield phrase("nothing is in {file}", file=name)
+    if found.long:
+        yield phrase(
+            "{n:,} prompts may be longer than the {context:,} tokens that the model takes",
+            n=found.long,
+            context=context or 0,
+        )
+
+
+def outcome_table(counts: Mapping[Outcome, int], rows: int, language: str = "en") -> RenderableType:
+    """Return what became of the rows; the counts add up to all of them."""
+    say = partial(in_language, language=language)
+    grid = table(
+        say(phrase("outcome")),
+        f">{say(phrase('rows'))}",
+        f">{say(phrase('share'))}",
+        say(phrase("meaning")),
+    )
+    lines = [
+        (outcome.word, counts.get(outcome, 0), outcome.meaning)
+        for outcome in Outcome
+        if counts.get(outcome) or outcome is Outcome.ANSWERED
+    ]
+    if missing := rows - sum(counts.values()):
+        lines.append((phrase("not done"), missing, phrase("the same command goes on")))
+    for word, count, meaning in lines:
+        grid.add_row(say(word), f"{count:,}", percent(count / rows), say(meaning))
+    grid.add_row(say(phrase("in all")), f"{rows:,}", "", "")
     return grid
 
 
-def _money(cost: float, in_all: float | None, currency: str) -> str:
-    whole = f" of {in_all:,.2f}" if in_all is not None else ""
-    return f"{cost:,.2f}{whole} {currency}".rstrip()
+def account_lines(account: Account) -> Phrase:
+    """Return what stands below the table, as plain lines that no terminal wraps."""
+    prompt, answer = account.tokens
+    lines: list[str] = [
+        "",
+        phrase("time      {time}", time=format_seconds(account.progress.elapsed_s)),
+        phrase("tokens    {prompt:,} in, {answer:,} out", prompt=prompt, answer=answer),
+    ]
+    if account.again:
+        lines.append(
+            phrase("again     {n:,} rows may have been generated more than once", n=account.again)
+        )
+    if account.progress.cost is not None:
+        money = _money(account.progress.cost, account.currency)
+        lines.append(phrase("cost      {money} for this run", money=money))
+    if account.written:
+        lines.append(phrase("output    {path}", path=account.output))
+        if account.bad:
+            lines.append(phrase("errors    {path}", path=account.errors))
+    else:
+        lines.append(phrase("journal   {path}", path=account.folder))
+    return joined(lines, "\n")
