@@ -34,10 +34,23 @@ def secret_values(
 
 def redact(text: str, values: Collection[str] = ()) -> str:
     """Return the text without secrets: the `values`, and what is called or looks like one."""
+    return without_secrets(_without_values(text, values))
+
+
+def data_without(data: bytes, value: str) -> bytes:
+    """Return what others sent without a value, unless that is too short to be a secret."""
+    if len(value) < _SHORTEST_SECRET:
+        return data
+    text = _without_values(data.decode(errors="surrogateescape"), (value,))
+    return text.encode(errors="surrogateescape")
+
+
+def _without_values(text: str, values: Collection[str]) -> str:
+    """Return the text without these values, however they are written."""
     forms = {form for value in values for form in _forms(value)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
-    return without_secrets(text)
+    return text
 
 
 def _forms(value: str) -> Iterator[str]:
