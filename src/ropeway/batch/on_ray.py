@@ -70,8 +70,8 @@ def connected(address: str | None) -> Iterator[Any]:
             where=address,
             evidence=str(error).strip().splitlines()[:3],
             hint=phrase(
-                "name another with `--ray-address`, or `local` for one of this machine; where the "
-                "cluster asks for its token: `export RAY_AUTH_MODE=token`"
+                "name another with `--ray-address`, or `local` for one of this machine; "
+                "`export RAY_AUTH_MODE=token` where the cluster asks for its token"
             ),
         ) from None
     try:
