@@ -82,6 +82,9 @@ def check_places(folder: Path, files: Iterable[Output]) -> None:
             path.size()  # whether the store answers, and has no folder of this name
         elif path.is_dir():
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
+        elif path.is_fifo():
+            what = phrase("this is a pipe, and nobody may read it when the job has ended")
+            raise Refused(what, where=str(path), hint=phrase("name a file"))
         here = path.local if isinstance(path, Stored) else path
         if here is not None:
             _check_place(here)
