@@ -24,9 +24,9 @@ from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import CONNECT_S, explain, open_session, server_words
 from ropeway.errors import RopewayError, reason_of
-from ropeway.facts.redaction import data_without
 from ropeway.outside import parse_json
 from ropeway.phrases import Phrase, phrase
+from ropeway.spec.secret_values import data_without
 from ropeway.units import format_bytes, format_seconds
 
 # Embeddings of a full request and log probabilities of a long answer take some tens of megabytes.
@@ -220,7 +220,7 @@ class Sender:
         self, row: Row, response: aiohttp.ClientResponse, came: bytes | None, request_id: str
     ) -> Answer:
         """Judge what came; where it is no answer, without our key, which some servers repeat."""
-        status, headers, key = response.status, response.headers, self.endpoint.key or ""
+        status, headers, key = response.status, response.headers, self.endpoint.key
         answer = judge(row.path, status, headers, came, request_id)
         if answer.verdict in (Verdict.ANSWERED, Verdict.CUT):
             return self._checked(answer)
