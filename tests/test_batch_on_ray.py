@@ -21,6 +21,7 @@ import pytest
 from batch_endpoint import Faults, answer_text
 
 from batch_calls import lines, requests, run, serving, texts
+from ports import free_port
 from ropeway.batch.rows import Outcome
 from ropeway.batch.shards import Shard
 
@@ -161,6 +162,20 @@ def test_the_whole_is_what_it_is_without_ray(tmp_path: Path, capsys: Capture, ra
     assert event["finished"] == event["rows"] == 200
     assert [replica["url"] for replica in event["replicas"]] == [one, other]
     assert sum(replica["rows"] for replica in event["replicas"]) == 200
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "127.0.0.1:x"])
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    form: str, tmp_path: Path, capsys: Capture, ray: Any
+) -> None:
+    four_files(tmp_path)
+    fake, address = ray(), form.format(port=free_port())
+    with serving() as (url, _):
+        code, said, _ = run(capsys, *args(tmp_path, url), "--ray-address", address)
+    assert (code, said["error"]["what"]) == (1, "Ray cannot be reached, or started")
+    assert said["error"]["where"] == address
+    assert "`export RAY_AUTH_MODE=token`" in said["error"]["hint"]
+    assert fake.started == 0
 
 
 def test_a_task_that_dies_too_often_ends_the_job_and_keeps_what_there_is(

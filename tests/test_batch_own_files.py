@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from batch_endpoint import Faults
 from batch_calls import columns, lines, run, serving, texts
 from ropeway.batch.job import Order, open_job
 from ropeway.batch.journal import take_folder
+from ropeway.batch.own_files import check_places
 from ropeway.batch.servers import Servers
 from ropeway.batch.settings import make_form
 from ropeway.errors import Refused
@@ -98,6 +100,13 @@ def test_no_file_of_a_job_is_another(
     assert "ret12345" not in json.dumps(said).lower()
     assert said["error"]["where"] == (where and where.format(folder=tmp_path))
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
+
+
+def test_a_pipe_that_nobody_may_read_at_the_end_is_refused_at_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    check_places(tmp_path / "o.journal", [tmp_path / "o", Path(os.devnull)])
+    with pytest.raises(Refused, match="this is a pipe"):
+        check_places(tmp_path / "o.journal", [tmp_path / "o", tmp_path / "pipe"])
 
 
 def test_a_job_that_goes_on_writes_over_its_own_files_only(

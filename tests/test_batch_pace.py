@@ -21,7 +21,16 @@ def test_the_figures_of_all_engine_cores_are_added() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"<html>", b"vllm:num_requests_running 1", b"vllm:num_requests_running 1e1e1\n"]
+    "text",
+    [
+        b"",
+        b"<html>",
+        b"vllm:num_requests_running 1",
+        b"vllm:num_requests_running 1e1e1\n",
+        b"vllm:num_requests_running 1\nvllm:num_requests_waiting 1e309\n",
+        b"vllm:num_requests_running 1e309\nvllm:num_requests_waiting 1\n",
+        b"vllm:num_requests_waiting 1\n" + 2 * b"vllm:num_requests_running 1e308\n",
+    ],
 )
 def test_a_server_without_them_has_none(text: bytes) -> None:
     assert read_metrics(text) is None

@@ -220,8 +220,13 @@ def test_a_server_that_serves_other_rows_refuses_these(status: int, refused: set
     assert all(progress.replicas[0].state == "working" for progress in done.told)
 
 
-def test_a_server_that_has_no_engine_for_ever_costs_patience_and_no_row() -> None:
-    answer = always(lambda: refusal(503, "no replica is up", **{"Retry-After": "1"}))
+@pytest.mark.parametrize("asked", ["1", "0", "10000000000"])
+def test_a_server_that_has_no_engine_for_ever_costs_patience_and_no_row(asked: str) -> None:
+    async def answer(server, prompt):
+        if len(server.prompts) > 1000:
+            return await echo(server, prompt)
+        return refusal(503, "no replica is up", **{"Retry-After": asked})
+
     done, _ = job(answer, tries=1, patience_s=60)
     assert done.ended.reason == "endpoints"
     assert done.ended.failure is not None

@@ -121,6 +121,15 @@ def test_a_200_is_an_answer_only_when_it_holds_one(
     assert answer.prompt >= 0
 
 
+@pytest.mark.parametrize(
+    "error", ['{"message":"boo","code":1}', '"boo"', '["boo"]', '{"error":{"message":"boo"}}']
+)
+def test_an_error_in_a_200_is_told_in_the_servers_words(error: str) -> None:
+    answer = judged(f'{{"choices":null,"error":{error}}}'.encode())
+    assert answer.words.startswith("the server says: ")
+    assert "boo" in answer.words
+
+
 def test_a_compressed_answer_is_none() -> None:
     assert judged(GOOD, Content_Encoding="gzip").verdict is Verdict.FAILED
     assert judged(GOOD, Content_Encoding="identity").verdict is Verdict.ANSWERED
@@ -163,7 +172,8 @@ def test_who_asks_to_wait_is_waited_for() -> None:
     [
         ("7", None, 7.0),
         ("0.5", None, 0.5),
-        ("99999999999999999999", None, None),
+        ("99999999999999999999", None, 600.0),
+        ("9" * 8000, None, 600.0),
         ("86400", None, 600.0),
         ("Thu, 01 Jan 1970 00:01:40 GMT", None, 60.0),
         ("Thu, 01 Jan 1970 00:01:40 GMT", "Thu, 01 Jan 1970 00:01:30 GMT", 10.0),
@@ -294,6 +304,58 @@ def test_a_refusal_that_comes_before_the_body_is_sent_is_read(size: int) -> None
     with tcp_server(head + error) as (endpoint, _):
         answer = sent_once(endpoint, row(0, "x" * size))
     assert (answer.verdict, answer.words) == (Verdict.REFUSED, "413: too large")
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_who_answers_by_single_bytes_is_not_waited_for_without_end(
+    begin: bytes, piece: bytes
+) -> None:
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            writer.write(begin)
+            for _ in range(3600):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(1)
+
+    async def main() -> tuple[Answer, float]:
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        began = loop.time()
+        async with server, Sender(Endpoint(url), 20.0) as sender:
+            answer = await sender.send(row(0), "ours-7", lambda: None)
+        return answer, loop.time() - began
+
+    answer, seconds = virtual_time.run(main())
+    assert answer.verdict is Verdict.FAILED
+    assert answer.words == "bytes came, and no whole answer within 20.0 s"
+    assert 20 <= seconds <= 60
+
+
+@pytest.mark.parametrize("status", ["400 No", "401 No", "500 No", "200 OK"])
+def test_our_key_is_not_kept_where_a_server_repeats_it(status: str) -> None:
+    key = 'tok/en-"1234'
+    body = json.dumps({"error": {"message": f"bad Authorization: Bearer {key}"}}).encode()
+    head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body))
+    with tcp_server(head + body) as (endpoint, _):
+        answer = sent_once(Endpoint(endpoint.url, key))
+    assert "bad Authorization: Bearer ***" in answer.words
+    line = line_of(result_of(row(0), answer))
+    assert "1234" not in json.dumps(line)
+
+
+def test_an_answer_is_kept_as_it_came_though_it_has_our_key_in_it() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
+    with tcp_server(head + GOOD) as (endpoint, _):
+        assert sent_once(Endpoint(endpoint.url, "choices")).body == GOOD
 
 
 def test_the_system_asks_whether_the_peer_is_still_there() -> None:

@@ -101,6 +101,18 @@ def test_a_pipe_is_kept_too(tmp_path: Path) -> None:
     assert len(read(part)) == len(read(part)) == 2
 
 
+def test_a_pipe_that_nobody_writes_to_any_more_is_not_waited_for(tmp_path: Path) -> None:
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    (tmp_path / "input-0").write_bytes(LINES)  # what an earlier run kept of it
+    reader = threading.Thread(
+        target=lambda: found.extend(find_parts([str(pipe)], tmp_path, NOTHING)), daemon=True
+    )
+    reader.start()
+    reader.join(10)
+    assert [len(read(part)) for part in found] == [2]
+
+
 @given(st.lists(st.binary(max_size=6)), st.data())
 def test_lines_are_the_same_wherever_the_blocks_end(pieces: list[bytes], data: Any) -> None:
     whole = b"\n".join(pieces)

@@ -93,6 +93,7 @@ def test_the_same_command_goes_on_and_another_is_refused(
     [
         ([], ["--no-pictures"], "--no-pictures was –, and is true"),
         (["--format", "tsv"], ["--format", "csv"], "format was tsv, and is csv"),
+        (["--set", "url=a"], ["--set", "url=b"], 'url was "a", and is "b"'),
     ],
 )
 def test_what_the_input_is_read_as_may_not_change(
@@ -103,7 +104,7 @@ def test_what_the_input_is_read_as_may_not_change(
     line: str,
 ) -> None:
     picture = '{"prompt": "a", "image": "http://h/a.png"}\n'
-    text = "prompt\na\nb\n" if begun else picture * 2
+    text = "prompt\na\nb\n" if "--format" in begun else picture * 2
     source = tmp_path / "in.jsonl"
     source.write_text(text)
     stop = ["--max-cost", "1e-9", "--price", "1", "--skip-bad"]
@@ -114,6 +115,20 @@ def test_what_the_input_is_read_as_may_not_change(
         code, said, _ = run(capsys, *args, *now, *stop)
         assert (code, endpoint.requests) == (2, sent)
     assert line in said["error"]["evidence"]
+
+
+def test_requests_without_a_model_are_for_the_one_that_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.jsonl"
+    requests(source, 2)
+    source.write_text(source.read_text().replace('"model": "fake", ', ""))
+    with serving() as (url, endpoint):
+        args = (source, "-o", tmp_path / "o", "--url", url)
+        assert run(capsys, *args)[0] == 0
+        code, said, _ = run(capsys, *args, "--model", "other")
+        assert (code, endpoint.requests) == (2, 2)
+    assert said["error"]["evidence"] == ["model was fake, and is other"]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def load_test(requests: int, clients: int, **options: Any) -> LoadTest:
 
 
 def measure(
-    behaviour: Behaviour, load: LoadTest, model: str = "fake", **options: Any
+    behaviour: Behaviour, load: LoadTest, model: str = "fake", key: str = "", **options: Any
 ) -> tuple[BenchResult, FakeEndpoint]:
     """Run a load test against an endpoint that behaves so, in virtual time."""
 
@@ -57,7 +57,7 @@ def measure(
         clock = asyncio.get_running_loop().time
         fake = FakeEndpoint(behaviour, clock)
         async with served(fake.app()) as url:
-            target = Endpoint(f"{url}/v1", timeout_s=5)
+            target = Endpoint(f"{url}/v1", key, timeout_s=5)
             result = await run_bench(target, model, load, RECIPE, clock=clock, **options)
         return result, fake
 
@@ -241,6 +241,13 @@ def test_failures_are_counted_and_the_run_goes_on() -> None:
     assert broken.text == "The lift goes"
     assert broken.error is not None
     assert broken.error.message.startswith("the stream broke after 3 tokens (")
+
+
+def test_our_key_is_not_kept_where_a_server_repeats_it() -> None:
+    result, _ = measure(Behaviour(fault="error"), load_test(2, 1), key="engine")
+    assert [timing.error.message for timing in result.timings if timing.error] == [
+        "the server failed with 500: the *** core died"
+    ] * 2
 
 
 def test_the_time_limit_ends_a_run_and_keeps_what_was_received() -> None:

@@ -19,7 +19,13 @@ from json_documents import read_document
 from ropeway.cli.bug_report import bug_report
 from ropeway.cli.call import current_call
 from ropeway.cli.main import VERBS, exit_code
-from ropeway.cli.options import config_option, dry_run_option, screen_options, yes_option
+from ropeway.cli.options import (
+    config_option,
+    dry_run_option,
+    screen_options,
+    ssh_config_option,
+    yes_option,
+)
 from ropeway.errors import LaunchError, Refused
 from ropeway.report.console import Screen
 from waiting import SECONDS
@@ -42,6 +48,21 @@ def raising(error: BaseException) -> click.Command:
         raise error
 
     return verb
+
+
+@pytest.mark.parametrize(("name", "code"), [("zero", 2), ("pipe", 2), ("none", 0), ("null", 0)])
+def test_what_ssh_would_read_without_end_is_no_configuration(
+    name: str, code: int, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    config = {"zero": "/dev/zero", "null": os.devnull, "pipe": str(tmp_path / "pipe")}
+
+    @click.command()
+    @ssh_config_option
+    def verb(ssh_config: str | None) -> None:
+        assert ssh_config
+
+    assert exit_code(["--ssh-config", config.get(name, name)], verb) == code
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])

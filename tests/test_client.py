@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -387,6 +387,29 @@ def test_a_silent_server_times_out(after: int, words: str) -> None:
     assert error.what.endswith(f"0.3 s{words}")
     silence = timing.ended - (timing.last or timing.sent)
     assert silence == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("begin", [b"X-Slow: ", b"Content-Type: application/json\r\n\r\n"])
+def test_who_answers_by_single_bytes_is_not_waited_for_without_end(begin: bytes) -> None:
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
+            for _ in range(3600):
+                writer.write(b"1")
+                await writer.drain()
+                await asyncio.sleep(1)
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        endpoint = Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+        began = loop.time()
+        async with server, Client(replace(endpoint, timeout_s=20.0)) as client:
+            with pytest.raises(failures.TimedOut, match="not complete within 20 s"):
+                await client.models()
+        return loop.time() - began
+
+    assert 20 <= virtual_time.run(main()) <= 60
 
 
 def test_a_path_that_is_not_there_is_no_openai_server() -> None:

@@ -307,13 +307,17 @@ def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Mani
     """Return what the job is, so that it goes on only as that."""
     made = found.kind is Kind.COLUMNS
     settings = dict(form.settings)
-    model = str(settings.pop("model", form.model)) if made else ", ".join(sorted(found.models))
+    # A request without a model is for the one that is served.
+    asked = {model or form.model for model in found.models}
+    model = (
+        str(settings.pop("model", form.model)) if made else ", ".join(sorted(filter(None, asked)))
+    )
     if made:
-        settings["url"] = form.path
+        settings["--api"] = form.path
         if not form.pictures:
             settings["--no-pictures"] = True
     if form.schema is not None:
-        settings["check"] = form.schema
+        settings["--check"] = form.schema
     return Manifest(
         model=model,
         rows=found.rows,

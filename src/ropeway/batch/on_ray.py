@@ -7,6 +7,7 @@ read from, and results are written to, what all machines see.
 
 import asyncio
 import logging
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -32,7 +33,7 @@ from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
 from ropeway.spec.types import is_loopback
 
-_LOOK_S, _ASK_S = 0.5, 30.0
+_LOOK_S, _ASK_S, _PORT_S = 0.5, 30.0, 10.0
 # Of a task whose process or machine died; what it asks for is in its journal each time.
 _RETRIES = 5
 EACH = 2
@@ -57,6 +58,7 @@ def connected(address: str | None) -> Iterator[Any]:
         ) from None
     code = {"py_modules": [str(Path(ropeway.__file__).parent)], "excludes": ["__pycache__"]}
     try:
+        _ask_port(address or "")
         ray.init(
             address=address,
             runtime_env=code,  # ours, of this very version, wherever a task runs
@@ -70,8 +72,8 @@ def connected(address: str | None) -> Iterator[Any]:
             where=address,
             evidence=str(error).strip().splitlines()[:3],
             hint=phrase(
-                "name another with `--ray-address`, or `local` for one of this machine; where the "
-                "cluster asks for its token: `export RAY_AUTH_MODE=token`"
+                "name another with `--ray-address`, or `local` for one of this machine; "
+                "`export RAY_AUTH_MODE=token` where the cluster asks for its token"
             ),
         ) from None
     try:
@@ -80,6 +82,16 @@ def connected(address: str | None) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def _ask_port(address: str) -> None:
+    """Raise OSError or ValueError where nothing listens.
+
+    Ray itself would ask for minutes, in which it hears no Ctrl-C.
+    """
+    url = urlsplit(address if "://" in address else f"//{address}")
+    if url.hostname and url.port:  # else it is a word, such as `auto`
+        socket.create_connection((url.hostname, url.port), _PORT_S).close()
 
 
 def machines(ray: Any, endpoints: Sequence[Endpoint]) -> int:

@@ -102,6 +102,9 @@ def check_places(folder: Path, files: Iterable[Output]) -> None:
             raise Refused(phrase("this is a folder"), where=str(path), hint=phrase("name a file"))
         else:
             _check_place(path)
+            if path.is_fifo():
+                what = phrase("this is a pipe, and nobody may read it when the job has ended")
+                raise Refused(what, where=str(path), hint=phrase("name a file"))
 
 
 def _check_place(path: Path) -> None:

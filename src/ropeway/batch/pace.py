@@ -5,6 +5,7 @@ sequences and computes them again) and answers nobody sooner. vLLM says of itsel
 it is. The limit rises by steps, and falls by half.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ def read_metrics(text: bytes) -> Reading | None:
         except ValueError:
             return None
     if b"num_requests_running" not in sums or b"num_requests_waiting" not in sums:
+        return None
+    if not all(map(math.isfinite, sums.values())):
         return None
     return Reading(
         sums[b"num_requests_running"],

@@ -191,7 +191,7 @@ def _found(
     try:
         mode = Path(path).stat().st_mode
         if S_ISFIFO(mode) or S_ISCHR(mode):
-            with Path(path).open("rb") as pipe:
+            with _pipe(Path(path), wait=not copy.exists()) as pipe:
                 return _local(path, str(keep(pipe, copy)), shape)
     except FileNotFoundError:
         raise Refused(_NO_FILE, where=path) from None
@@ -206,6 +206,13 @@ def _found(
     if not S_ISREG(mode):
         raise cannot_read(path, phrase("this is not a regular file"))
     return _local(path, path, shape)
+
+
+def _pipe(path: Path, *, wait: bool) -> BinaryIO:
+    """Open a pipe; where nobody writes to it, `wait` for who does, or find nothing in it."""
+    handle = os.open(path, os.O_RDONLY | (0 if wait else os.O_NONBLOCK))
+    os.set_blocking(handle, True)
+    return os.fdopen(handle, "rb")
 
 
 def _copied(file: BinaryIO, copy: Path, *, begun_with: Container[tuple[int, str]] | None) -> Path:

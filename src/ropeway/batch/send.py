@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -22,10 +22,11 @@ from ropeway.batch.pace import read_metrics
 from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.client import explain, open_session, server_words
+from ropeway.endpoint.client import CONNECT_S, explain, open_session, server_words
 from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import parse_json
 from ropeway.phrases import Phrase, phrase
+from ropeway.spec.secret_values import data_without
 from ropeway.units import format_bytes, format_seconds
 
 # Embeddings of a full request and log probabilities of a long answer take some tens of megabytes.
@@ -48,7 +49,7 @@ _OUR_OWN = {
     errno.ENETUNREACH,
 }  # fmt: skip
 _STATUSES = {status.value for status in HTTPStatus}
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _MOST_SHOWN = 200
 _NO_ANSWER = phrase("no answer of its API")
 _encode = msgspec.json.Encoder().encode
@@ -140,7 +141,7 @@ class _Bare(msgspec.Struct):
     object: str | None = None
     choices: list[_Choice] | None = None
     data: list[_Unread] | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class _Counted(_Bare):
@@ -154,7 +155,8 @@ class Sender:
     """A session with one replica: `async with Sender(endpoint, silence_s) as sender`.
 
     An answer that is not streamed begins when all of it is there: `silence_s` is longer than the
-    longest answer takes. `check` looks at each whole answer.
+    longest answer takes. So long may a row be on its way, then be worked on, and then the answer be
+    on its way, even where single bytes come all the time. `check` looks at each whole answer.
     """
 
     _session: aiohttp.ClientSession
@@ -204,16 +206,26 @@ class Sender:
             data, headers["Content-Length"] = whole(row.body, sent), str(len(row.body))
         else:
             data = _Body(row.body, sent)
-        asking = self._session.post(
-            self._url(row.path), data=data, headers=headers, allow_redirects=False
-        )
+        url, bound = self._url(row.path), asyncio.timeout(CONNECT_S + 2 * self._silence_s)
+        asking = self._session.post(url, data=data, headers=headers, allow_redirects=False)
         try:
-            async with asking as response:
+            async with bound, asking as response:
+                bound.reschedule(asyncio.get_running_loop().time() + self._silence_s)
                 came = await _read(response, LONGEST_ANSWER)
-                answer = judge(row.path, response.status, response.headers, came, request_id)
-                return self._checked(answer) if self._check else answer
+                return self._judged(row, response, came, request_id)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._lost(error)
+
+    def _judged(
+        self, row: Row, response: aiohttp.ClientResponse, came: bytes | None, request_id: str
+    ) -> Answer:
+        """Judge what came; where it is no answer, without our key, which some servers repeat."""
+        status, headers, key = response.status, response.headers, self.endpoint.key
+        answer = judge(row.path, status, headers, came, request_id)
+        if answer.verdict in (Verdict.ANSWERED, Verdict.CUT):
+            return self._checked(answer)
+        hidden = came and data_without(came, key)
+        return answer if hidden == came else judge(row.path, status, headers, hidden, request_id)
 
     def _checked(self, answer: Answer) -> Answer:
         """Return an answer, or that it is none, since it is not what was asked for."""
@@ -273,8 +285,11 @@ class Sender:
             return Answer(Verdict.AWAY, words=words, fault=phrase("no server"))
         if isinstance(error, TimeoutError):
             silence = format_seconds(self._silence_s)
-            words = phrase("nothing arrived for {silence}", silence=silence)
-            return Answer(Verdict.FAILED, words=words, fault=phrase("silence"))
+            if isinstance(error, aiohttp.ServerTimeoutError):
+                words = phrase("nothing arrived for {silence}", silence=silence)
+                return Answer(Verdict.FAILED, words=words, fault=phrase("silence"))
+            words = phrase("bytes came, and no whole answer within {limit}", limit=silence)
+            return Answer(Verdict.FAILED, words=words, fault=phrase("answer too slow"))
         if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
             words = phrase("what answers does not speak HTTP")
             return Answer(Verdict.FAILED, words=words, fault=_NO_ANSWER)
@@ -384,7 +399,7 @@ def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         words = phrase("the answer is not the JSON of its API: {start}", start=_start(data))
         return Answer(Verdict.FAILED, 200, request_id, words=words, fault=_NO_ANSWER)
-    if read.error is not None or read.object == "error":
+    if read.error or read.object == "error":
         words = phrase("the server says: {message}", message=_words(data))
         return Answer(Verdict.FAILED, 200, request_id, words=words, fault=phrase("error in a 200"))
     reasons = [choice.finish_reason for choice in read.choices or ()]
@@ -416,22 +431,16 @@ def _judge_refusal(status: int, headers: Mapping[str, str], data: bytes, request
     said, usual = _words(data), HTTPStatus(status).phrase if status in _STATUSES else ""
     words = phrase("{status}: {message}", status=status, message=said or usual)
     pause_s = retry_after(headers, time.time())
+    fault = phrase("status {status}", status=status)
     if status == 429 or (status == 503 and pause_s is not None):
-        fault = phrase("status {status}", status=status)
         return Answer(Verdict.LATER, status, request_id, words=words, fault=fault, pause_s=pause_s)
     if status in _NOT_OF_THE_ROW:
-        body, fault = _embedded(data), phrase("status {status}", status=status)
+        body = _embedded(data)
         return Answer(Verdict.BARRED, status, request_id, body, words=words, fault=fault)
     if 400 <= status < 500 and status not in _MAY_PASS:
         body, fault = _embedded(data), phrase("refused")
         return Answer(Verdict.REFUSED, status, request_id, body, words=words, fault=fault)
-    return Answer(
-        Verdict.FAILED,
-        status,
-        request_id,
-        words=words,
-        fault=phrase("status {status}", status=status),
-    )
+    return Answer(Verdict.FAILED, status, request_id, words=words, fault=fault)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -43,6 +43,7 @@ class Survey:
     form       a hash of how lines become requests
     rows       all of them, left out or not: lines that are not blank, times samples
     bad        lines that are left out, and `faults`: how many of each kind
+    models     that requests name; "": some name none
     prompt     tokens of a line's prompt; `answer`: the most of its answer, where that has a limit
     unlimited  lines whose answer has no limit
     long       lines whose prompt may be too long for the model
@@ -321,7 +322,7 @@ def _result(
         rows=sum(read.lines for read in reads) * reader.form.samples,
         bad=bad,
         faults=dict(faults.kinds),
-        models=tuple(filter(None, tally.models)),
+        models=tuple(tally.models),
         prompt=tally.prompt,
         answer=tally.answer,
         unlimited=tally.unlimited,

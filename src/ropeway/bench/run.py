@@ -17,6 +17,7 @@ from ropeway.endpoint.client import Client, Request, ServedModel, served_model
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.endpoint.stream import Clock, Delta, Failure, Stopwatch, Timing
 from ropeway.errors import RopewayError
+from ropeway.spec.secret_values import text_without
 from ropeway.units import format_seconds
 
 Ended = Literal["complete", "interrupted", "time limit", "not recorded"]
@@ -203,7 +204,8 @@ class _Run:
             timing = await self.client.ask(request, watch=watch, on_delta=self._count)
         except RequestFailed as error:
             evidence = f" ({error.evidence[0]})" if error.evidence else ""
-            timing = watch.timing(Failure(error.kind, error.what + evidence))
+            words = text_without(error.what + evidence, self.client.endpoint.key)
+            timing = watch.timing(Failure(error.kind, words))
             self._errors += 1
         except asyncio.CancelledError:
             if watch.started:

@@ -5,6 +5,7 @@ Each is a decorator, to be placed below `@click.command()`.
 
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from ropeway.cli.call import Call, current_call
 from ropeway.engines.ascend_releases import known_release
 from ropeway.errors import Refused
+from ropeway.outside import is_file, is_there
 from ropeway.phrases import phrase
 from ropeway.report.chinese import LANGUAGES
 from ropeway.report.console import Screen
@@ -35,8 +37,18 @@ config_option = click.option(
 )
 """Passes `config: Path`."""
 
+
+def _ssh_config(_: object, __: object, name: str | None) -> str | None:
+    """Refuse what ssh would read without end, as /dev/zero, or wait for."""
+    if name is None or name in ("none", os.devnull):  # which both mean: no configuration
+        return name
+    if is_there(Path(name)) and not is_file(Path(name)):
+        raise Refused(phrase("this is not a regular file"), where=name, hint=phrase("name a file"))
+    return name
+
+
 ssh_config_option = click.option(
-    "--ssh-config", metavar="FILE", help="Read in place of ~/.ssh/config."
+    "--ssh-config", metavar="FILE", callback=_ssh_config, help="Read in place of ~/.ssh/config."
 )
 """Passes `ssh_config: str | None`."""
 

@@ -42,7 +42,7 @@ from ropeway.units import format_bytes
 Message = Mapping[str, Any]
 
 REHEARSAL_OWNER = "ropeway rehearsal"  # what `owned_by` says at a rehearsal's endpoint
-_CONNECT_S = 10.0
+CONNECT_S = 10.0
 # uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
 # fail although nothing is wrong. We let go of them first.
 _KEEPALIVE_S = 2.0
@@ -108,7 +108,7 @@ def open_session(
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, **connector),
         headers={"Accept-Encoding": "identity", **key},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s),
         trust_env=False,
         auto_decompress=False,
         **more,
@@ -192,8 +192,10 @@ class Client:
         sending = self._session.request(
             method, url, json=json, allow_redirects=False, trace_request_ctx=watch
         )
+        begins = asyncio.timeout(CONNECT_S + self.endpoint.timeout_s)
         try:
-            async with sending as response:
+            async with begins, sending as response:
+                begins.reschedule(None)  # what follows has bounds of its own
                 if response.status != 200:
                     raise await self._refusal(response, model)
                 yield response
@@ -251,23 +253,17 @@ class Client:
         """Return the JSON of an answer that is no stream, None for anything else.
 
         It is read piece by piece, so that one that does not end fills neither memory nor time.
-        Raises NotOpenAI or TimedOut.
+        Raises NotOpenAI or TimeoutError.
         """
         self._check_plain(response)
-        data, limit = bytearray(), self.endpoint.timeout_s
-        try:
-            async with asyncio.timeout(limit):
-                async for received in response.content.iter_any():
-                    data += received
-                    if len(data) > _LONGEST_DOCUMENT:
-                        size = format_bytes(_LONGEST_DOCUMENT)
-                        why = phrase("answers with more than {size}", size=size)
-                        raise not_openai(self.endpoint, why)
-        except TimeoutError as error:
-            what = phrase("the answer was not complete within {limit:g} s", limit=limit)
-            raise TimedOut(
-                what, where=self.endpoint.url, hint="wait longer with `--timeout`"
-            ) from error
+        data = bytearray()
+        async with asyncio.timeout(self.endpoint.timeout_s):
+            async for received in response.content.iter_any():
+                data += received
+                if len(data) > _LONGEST_DOCUMENT:
+                    size = format_bytes(_LONGEST_DOCUMENT)
+                    why = phrase("answers with more than {size}", size=size)
+                    raise not_openai(self.endpoint, why)
         return _parsed(bytes(data))
 
     def _closed(self, watch: Stopwatch, *, done: bool) -> None:
@@ -449,12 +445,14 @@ def explain(error: Exception, endpoint: Endpoint, tokens: int = 0) -> RequestFai
     """Return a transport error, after so many tokens of an answer, in the words for the user."""
     url = endpoint.url
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        what = phrase("no connection within {limit:.0f} s", limit=_CONNECT_S)
+        what = phrase("no connection within {limit:.0f} s", limit=CONNECT_S)
         return ServerAway(what, where=url, hint="check the host, and any firewall in front of it")
     if isinstance(error, TimeoutError):
         template = "nothing arrived for {limit:g} s"
         if tokens:
             template = "nothing arrived for {limit:g} s after {tokens} tokens"
+        elif not isinstance(error, aiohttp.ServerTimeoutError):  # but single bytes did
+            template = "the answer was not complete within {limit:g} s"
         return TimedOut(
             phrase(template, limit=endpoint.timeout_s, tokens=tokens),
             where=url,

@@ -5,18 +5,12 @@ base64 and hex; others by what they are called or look like. What is called noth
 looks like nothing in particular stays, unless its value is known.
 """
 
-import base64
-import json
-import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from urllib.parse import quote, quote_plus
 
-from ropeway.spec.secret_shapes import HIDDEN, is_secret
+from ropeway.spec.secret_shapes import is_secret
 from ropeway.spec.secret_text import without_secrets
-
-# Shorter values (`1`, `true`) are switches; hiding them would make a text unreadable.
-_SHORTEST_SECRET = 6
+from ropeway.spec.secret_values import SHORTEST_SECRET, without_values
 
 
 def secret_values(
@@ -28,34 +22,10 @@ def secret_values(
     variables |= {flag.partition("=")[2] for flag in args if flag.startswith("--key-env=")}
     variables |= set(named)
     by_name = {name for name, value in environ.items() if is_secret(name, value)} - variables
-    long = {environ[name] for name in by_name if len(environ[name]) >= _SHORTEST_SECRET}
+    long = {environ[name] for name in by_name if len(environ[name]) >= SHORTEST_SECRET}
     return frozenset(long | {environ[name] for name in variables if environ.get(name)})
 
 
 def redact(text: str, values: Collection[str] = ()) -> str:
     """Return the text without secrets: the `values`, and what is called or looks like one."""
-    forms = {form for value in values for form in _forms(value)}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, HIDDEN)
-    return without_secrets(text)
-
-
-def _forms(value: str) -> Iterator[str]:
-    """Yield the ways in which a secret may be written."""
-    yield from (value, shlex.quote(value))
-    # A variable of ours that is not UTF-8 has halves of surrogate pairs for its bytes.
-    for escape, safe in ((quote, "/"), (quote, ""), (quote_plus, "")):
-        yield escape(value, safe=safe, errors="surrogateescape")
-    for ascii_only in (True, False):
-        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
-        yield from (once, json.dumps(once, ensure_ascii=ascii_only)[1:-1])
-    if len(value) < _SHORTEST_SECRET:
-        return
-    data = value.encode(errors="surrogateescape")
-    yield data.hex()
-    for before in range(3):  # where it begins within the three bytes that four characters hold
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            whole = encode(b"\0" * before + data).decode()
-            first = (0, 2, 3)[before]  # characters that depend on what stands before it
-            last = len(whole) if (before + len(data)) % 3 == 0 else whole.index("=") - 1
-            yield whole[first:last]
+    return without_secrets(without_values(text, values))

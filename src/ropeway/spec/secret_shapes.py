@@ -147,6 +147,8 @@ _SHAPES = tuple(
         # A word may be harmless under these names, but not in the query of a URL.
         r"[?&](?i:ak|pat|sig|signature|sk)=(?P<secret>[^\s\"'<>&]++)",
         r"://(?P<secret>[^/\s@\"'<>]{1,400}+(?:@[^/\s@\"'<>]{1,400}+(?=@))*+)@",
+        # A password with a slash, as keys of S3 have; no port with a path behind it.
+        r"://(?P<secret>[^/\s:@\"'<>]{1,400}+:(?!\d{1,5}/)[^\s:@\"'<>]{1,400}+)@",
         # Not `image:tag@sha256:…`, `mailto:me@host`, nor a number.
         r"(?<=[\w-]):(?<!mailto:)(?<!sip:)(?!\d{1,5}@)(?P<secret>[^\s:/@\"'<>,;]{1,400}+)"
         r"@(?!sha\d)(?=[A-Za-z0-9\[(]|/\w)",
