@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from batch_endpoint import BatchEndpoint
 
 import virtual_time
 from batch_server import BatchServer, row
@@ -362,6 +363,19 @@ def test_how_a_replica_is() -> None:
             assert ("refused" in health.fault, health.sign) == (True, Sign.GONE)
 
     virtual_time.run(main())
+
+
+def test_kept_connections_that_were_forgotten_are_no_death_and_cost_a_row_one_try() -> None:
+    async def main() -> None:
+        server = await BatchEndpoint(seconds=0.01, idle=0.0).start()
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with server, Sender(Endpoint(base), 60.0) as sender:
+            await asyncio.gather(*(sender.send(row(n), f"id-{n}") for n in range(4)))
+            assert (await sender.send(row(5), "id-5")).broke
+            assert (await sender.send(row(5), "id-5-1", again=True)).kind is Kind.ANSWERED
+            assert (await sender.healthy()).sign is Sign.WELL
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,8 @@ class Dispatch:
         row: Row | None = first
         while row is not None:
             self._fly(replica, row, task)
-            answer = await replica.sender.send(row, self._request_id(row))
+            again = row.ordinal in self._troubles
+            answer = await replica.sender.send(row, self._request_id(row), again=again)
             await self._judge(replica, row, answer)
             row = self._next(replica)
 

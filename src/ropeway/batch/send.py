@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -32,6 +32,9 @@ LONGEST_ANSWER = 64 * 2**20
 _LONGEST_REFUSAL = 2**16
 _LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
+# A server, or what is between, may have forgotten a connection that is kept. Whether somebody is
+# there only a new one can tell, and a row that was sent in vain is not to meet the next of these.
+_NOT_KEPT = {"keepalive_timeout": None, "force_close": True}
 # aiohttp warns of larger ones.
 _LARGE_BODY = 2**20
 _ENOUGH = 2**17  # bytes of a body that is read from files, at once
@@ -160,8 +163,6 @@ class Sender:
     longest answer takes. `check` looks at each whole answer.
     """
 
-    _session: aiohttp.ClientSession
-
     def __init__(self, endpoint: Endpoint, silence_s: float, check: Check | None = None) -> None:
         self.endpoint = endpoint
         self._silence_s = silence_s
@@ -169,19 +170,21 @@ class Sender:
         self._urls: dict[str, URL] = {}
 
     async def __aenter__(self) -> Self:
-        self._session = open_session(
-            self.endpoint,
-            self._silence_s,
-            read_bufsize=_READ_BUFFER,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            connector={"socket_factory": _kept_alive},
-        )
+        self._session, self._fresh = self._open(), self._open(**_NOT_KEPT)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
+        await self._fresh.close()
 
-    async def send(self, row: Row, request_id: str) -> Answer:
+    def _open(self, **connector: Any) -> aiohttp.ClientSession:
+        return open_session(
+            self.endpoint, self._silence_s, read_bufsize=_READ_BUFFER,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            connector={"socket_factory": _kept_alive, **connector},
+        )  # fmt: skip
+
+    async def send(self, row: Row, request_id: str, *, again: bool = False) -> Answer:
         """Send a row once, and judge what comes."""
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
         data: bytes | AsyncIterator[bytes] = row.body
@@ -197,7 +200,8 @@ class Sender:
             data, headers["Content-Length"] = _streamed(size, blocks), str(size)
         elif len(row.body) > _LARGE_BODY:
             data, headers["Content-Length"] = _whole(row.body), str(len(row.body))
-        asking = self._session.post(
+        session = self._fresh if again else self._session
+        asking = session.post(
             self._url(row.path), data=data, headers=headers, allow_redirects=False
         )
         try:
@@ -228,7 +232,7 @@ class Sender:
         try:
             async with (
                 asyncio.timeout(_PROBE_S),
-                self._session.get(url, allow_redirects=False) as response,
+                self._fresh.get(url, allow_redirects=False) as response,
             ):
                 data = await _read(response, most)
         except TimeoutError:
