@@ -17,10 +17,11 @@ from ropeway.batch import pictures
 from ropeway.batch.forms import Reader, Request
 from ropeway.batch.parts import Part, Shape
 from ropeway.batch.pictures import PictureRow, picture_type
-from ropeway.batch.send import Answer, Sender, Verdict
+from ropeway.batch.send import Sender
 from ropeway.batch.settings import CHAT, Form, make_form
 from ropeway.batch.source import Fault
 from ropeway.batch.tokens import PICTURE
+from ropeway.batch.verdict import Answer, Verdict
 from ropeway.errors import RopewayError
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from aiohttp import web
+from batch_endpoint import BatchEndpoint
 
 import virtual_time
 from batch_server import (
@@ -28,6 +29,7 @@ from ropeway.batch.journal import Journal
 from ropeway.batch.pictures import PictureRow
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome, Row
+from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI
 from ropeway.errors import RopewayError
 from ropeway.phrases import Phrase, phrase
@@ -90,6 +92,19 @@ def test_a_row_fails_when_its_tries_are_used_up_and_others_do_not() -> None:
     assert done.ended.progress.again == 4
     assert done.ended.progress.faults == {"status 500": 5}
     assert len(set(server.ids)) == len(server.ids)
+
+
+def test_connections_that_are_forgotten_when_they_idle_fail_no_row() -> None:
+    async def main() -> Job:
+        endpoint = BatchEndpoint(idle=0.0)
+        server = await endpoint.start()
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with server:
+            source = (Row(n, f"row-{n}", "/v1/chat/completions", b"{}", 0, 1) for n in range(100))
+            return await run_job(source, Endpoint(base), start=2, most=2, tries=2)
+
+    done = virtual_time.run(main())
+    assert Counter(done.journal.outcomes().values()) == {Outcome.ANSWERED: 100}
 
 
 @pytest.mark.parametrize("status", [500, 529])

@@ -10,22 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from batch_endpoint import BatchEndpoint
 
 import virtual_time
 from batch_server import BatchServer, row
 from ports import free_port
-from ropeway.batch import send
+from ropeway.batch import send, verdict
 from ropeway.batch.health import Health, Sign
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.send import (
-    Answer,
-    Sender,
-    Verdict,
-    judge,
-    result_of,
-    retry_after,
-    without_answer,
-)
+from ropeway.batch.send import Sender
+from ropeway.batch.verdict import Answer, Verdict, judge, result_of, retry_after, without_answer
 from ropeway.endpoint.address import Endpoint
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -270,7 +264,8 @@ def sent_once(endpoint: Endpoint, one: Row | None = None) -> Answer:
     [b"Content-Length: 1000000000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n"],
 )
 def test_an_answer_without_end_does_not_fill_the_memory(head, monkeypatch) -> None:
-    monkeypatch.setattr(send, "LONGEST_ANSWER", 2**20)
+    for module in (send, verdict):
+        monkeypatch.setattr(module, "LONGEST_ANSWER", 2**20)
     piece = b"x" * 65536
     endless = b"10000\r\n%b\r\n" % piece if b"chunked" in head else piece
     with tcp_server(b"HTTP/1.1 200 OK\r\n" + head, endless=endless) as (endpoint, sent):
@@ -446,6 +441,20 @@ def test_how_a_replica_is() -> None:
             assert ("refused" in health.fault, health.sign) == (True, Sign.GONE)
 
     virtual_time.run(main())
+
+
+def test_kept_connections_that_were_forgotten_are_no_death_and_cost_a_row_one_try() -> None:
+    async def main() -> None:
+        server = await BatchEndpoint(seconds=0.01, idle=0.0).start()
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        async with server, Sender(Endpoint(base), 60.0) as sender:
+            await asyncio.gather(*(sender.send(row(n), f"id-{n}", bool) for n in range(4)))
+            assert (await sender.send(row(5), "id-5", bool)).broke
+            again = await sender.send(row(5), "id-5-1", bool, again=True)
+            assert again.verdict is Verdict.ANSWERED
+            assert (await sender.healthy()).sign is Sign.WELL
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

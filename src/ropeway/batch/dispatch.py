@@ -20,7 +20,8 @@ from ropeway.batch.progress import LONGEST_SAMPLED, Tally
 from ropeway.batch.queue import Window
 from ropeway.batch.replica import Flight, Replica, State, back_off, outlasted, refusal
 from ropeway.batch.rows import Outcome, Result, Row, Trouble
-from ropeway.batch.send import Answer, Sender, Verdict, result_of, without_answer
+from ropeway.batch.send import Sender
+from ropeway.batch.verdict import Answer, Verdict, result_of, without_answer
 from ropeway.phrases import phrase
 
 _POLL_S = 1.0
@@ -157,8 +158,6 @@ class Dispatch:
             elif replica.held:
                 self._bar(replica)
 
-    # Each row
-
     async def _commit(self) -> None:
         await self.journal.commit()
         self._catching_up = False
@@ -185,7 +184,8 @@ class Dispatch:
         row: Row | None = first
         while row is not None:
             flight = self._fly(replica, row, task)
-            answer = await replica.sender.send(row, self._request_id(row), flight.sent)
+            name, again = self._request_id(row), row.ordinal in self._troubles
+            answer = await replica.sender.send(row, name, flight.sent, again=again)
             await self._judge(replica, row, answer)
             row = self._next(replica)
 
@@ -386,8 +386,6 @@ class Dispatch:
             self.window.suspect(row)
         else:
             self.window.give_back(row)
-
-    # Each replica
 
     async def watch(self, replica: Replica) -> None:
         """Read the figures of a replica that works, and call one that is away, until cancelled."""

@@ -8,7 +8,8 @@ from enum import StrEnum
 from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Meter, ReplicaProgress, Tally
 from ropeway.batch.rows import Row
-from ropeway.batch.send import Answer, Sender
+from ropeway.batch.send import Sender
+from ropeway.batch.verdict import Answer
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
 from ropeway.errors import RopewayError

@@ -105,8 +105,9 @@ def open_session(
     for its connector: see aiohttp.
     """
     key = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    options = {"limit": 0, "keepalive_timeout": _KEEPALIVE_S, **connector}
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, **connector),
+        connector=aiohttp.TCPConnector(**options),
         headers={"Accept-Encoding": "identity", **key},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s),
         trust_env=False,
