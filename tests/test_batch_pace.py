@@ -125,6 +125,28 @@ def test_rows_that_wait_between_two_steps_do_not_stop_a_replica() -> None:
     assert pace.limit == 32
 
 
+def test_prompts_that_wait_to_be_read_are_no_queue() -> None:
+    pace = Pace(64, 1024)
+    # As many as fit into its first step run; the others follow in the next ones.
+    pace.read(Reading(20, 44, 0), 64)
+    assert pace.limit == 64
+    for _ in range(60):
+        running = min(64, pace.limit)
+        pace.read(Reading(running, pace.limit - running, 0), pace.limit)
+    settled_at = pace.limit
+    # All that ran have ended together, and as many were sent anew.
+    pace.read(Reading(20, settled_at - 20, 0), settled_at)
+    assert pace.limit == settled_at >= 64
+
+
+def test_an_engine_that_runs_fewer_from_now_on_is_sent_fewer() -> None:
+    pace = Pace(64, 1024)
+    for _ in range(60):
+        running = min(40, pace.limit)
+        pace.read(Reading(running, pace.limit - running, 0), pace.limit)
+    assert 40 <= pace.limit <= 46
+
+
 def test_refusals_halve_the_limit_down_to_one() -> None:
     pace = Pace(64, 1024)
     for expected in (32, 16, 8, 4, 2, 1, 1):
