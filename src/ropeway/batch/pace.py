@@ -7,6 +7,7 @@ it is. The limit rises by steps, and falls by half.
 
 import math
 import re
+from collections import deque
 from dataclasses import dataclass
 
 # vLLM's gauges and its counter, one for each engine core of a server
@@ -16,10 +17,11 @@ _SERIES = re.compile(
     rb"[ \t]+([0-9.eE+]+)",
     re.MULTILINE,
 )
-# Requests that wait, as a share of those that run. Many answers may end at one step, and what is
-# sent in their place comes one by one: with a tenth that waits, an engine of 64 sequences whose
-# answers are equally long took 259 steps for what takes 196 (benchmarks/batch_engine.py).
-_FEW_WAIT, _MANY_WAIT = 0.25, 0.50
+# Requests that wait, as a share of those that run: enough for the next step, and no more.
+_FEW_WAIT, _MANY_WAIT = 0.05, 0.10
+# An engine reads so many prompts in a step and no more. After rows that ended together few run and
+# many wait, which is no queue: what an engine can run is the most that ran in so many readings.
+_READINGS = 30
 # A limit is in use, and so may be judged, when so much of it is in flight.
 _IN_USE = 0.9
 # Without figures of the engine: a limit that is a quarter higher must bring a third of that.
@@ -71,6 +73,7 @@ class Pace:
         # work (preemptions, refusals) brings the limit below this.
         self._floor = max(1, self.limit // 2)
         self._step = max(1, self.limit // 8)
+        self._ran = deque([float(self.limit)], maxlen=_READINGS)
         self._preemptions: float | None = None
         self._since: float | None = None
         self._rows = self._tokens = 0
@@ -91,6 +94,7 @@ class Pace:
         """Take half: the replica refused rows, or threw work away."""
         if in_flight <= self.limit:
             self.limit = max(1, min(self.limit, in_flight) // 2)
+            self._ran.clear()
             self._cut()
 
     def read(self, reading: Reading, in_flight: int) -> None:
@@ -101,9 +105,12 @@ class Pace:
         if preempted:
             self.halve(in_flight)
         elif in_flight <= self.limit:
-            most = max(1.0, _MANY_WAIT * reading.running)
-            if reading.waiting > most:
-                fewer = self.limit - round(reading.waiting - most)
+            self._ran.append(reading.running)
+            room = max(self._ran)
+            most = max(1.0, _MANY_WAIT * room)
+            queue = reading.running + reading.waiting - room
+            if queue > most:
+                fewer = self.limit - round(queue - most)
                 if fewer < self.limit:
                     self.limit = max(min(self._floor, self.limit), fewer)
                     self._cut()
