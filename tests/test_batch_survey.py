@@ -205,7 +205,7 @@ def test_samples_are_rows_of_their_own(tmp_path: Path) -> None:
     assert sorted(job.left_out(form)) == [3, 4, 5]
     sent = job.rows(found, form, done={1, 6})
     assert [(row.ordinal, row.name) for row in sent] == [
-        (0, "x#1"), (2, "x#3"), (7, "row-7"), (8, "row-8"),
+        (0, "x#1"), (2, "x#3"), (7, "row-2#2"), (8, "row-2#3"),
     ]  # fmt: skip
     assert [json.loads(row.body)["seed"] for row in sent] == [1, 3, 2, 3]
     assert job.rows(found, form, done=range(9)) == []
