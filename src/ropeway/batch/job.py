@@ -40,8 +40,6 @@ from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
 _AT_ONCE = 10_000
-# What `--retry-errors` takes back. What was skipped cannot be sent this time either.
-RETRIED = frozenset((Outcome.REFUSED, Outcome.FAILED, Outcome.POISON))
 
 Tell = Callable[[int, int], None]
 

@@ -221,7 +221,7 @@ class _Job:
             await self.journal.commit()
         except RopewayError as error:
             course.reason, course.failure = "broken", course.failure or error
-        progress = self._progress(self.clock())
+        progress = replace(self._progress(self.clock()), in_flight=0)
         self.tell(progress)
         return Ended(course.reason, progress, course.failure)
 
@@ -314,8 +314,8 @@ class _Job:
             waiting="" if waiting else joined(self._reasons()),
             committed_at=self.committed_at,
             cost=self._tokens_cost(),
-            sample=sample_of(dispatch.sample),
-            error=error_of(dispatch.error),
+            sample=sample_of(dispatch.samples.get(True, b"")),
+            error=error_of(dispatch.samples.get(False, b"")),
         )
         rest = self._work_left(finished)
         return self.course.foreseen(progress, total.work, rest)

@@ -18,7 +18,6 @@ import click
 from ropeway.batch.check import Check, read_check
 from ropeway.batch.dispatch import Limits
 from ropeway.batch.job import (
-    RETRIED,
     Job,
     OneJob,
     Order,
@@ -33,6 +32,7 @@ from ropeway.batch.job import (
 )
 from ropeway.batch.parts import Shape
 from ropeway.batch.progress import Price
+from ropeway.batch.rows import RETRIED
 from ropeway.batch.run import Ended, Settings, run_batch
 from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
@@ -415,8 +415,9 @@ def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any
     Without a spec there is no time, and what tokens cost; None without that either.
     """
     planned, price = None, _price(flags)
+    tokens = (found.prompt.total * flags.samples, answers_of(found) * flags.samples)
     try:
         planned = _expected(found, flags)
     except RopewayError as error:
         screen.warn(phrase("no forecast: {why}", why=error.what))
-    return forecast_json(found, flags.samples, planned, price, flags.currency)
+    return forecast_json(tokens, planned, price, flags.currency)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ropeway.batch.job import answers_of
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome
 from ropeway.batch.survey import Survey
@@ -47,14 +46,14 @@ def survey_json(found: Survey, samples: int, answers: int) -> dict[str, object]:
 
 
 def forecast_json(
-    found: Survey, samples: int, planned: Expectation | None, price: Price | None, currency: str
+    tokens: tuple[int, int], planned: Expectation | None, price: Price | None, currency: str
 ) -> dict[str, Any] | None:
     """Return how long a job takes by the planner's figures, and what it costs then.
 
-    Where the planner says nothing, what the tokens cost, if they do.
+    `tokens`: of all prompts, and of all answers at most. Where the planner says nothing, what they
+    cost, if they do.
     """
-    answers = answers_of(found) * samples
-    tokens = (found.prompt.total * samples, answers)
+    _, answers = tokens
     spans: dict[str, float | None] = dict.fromkeys(("likely_s", "low_s", "high_s"))
     if planned is not None:
         forecast = planned.forecast
