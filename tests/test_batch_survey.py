@@ -135,6 +135,16 @@ def test_nothing_but_bad_lines_is_refused_whatever_is_said(tmp_path: Path) -> No
         assert Job(tmp_path, empty).refusal().what == "the input is empty"
 
 
+def test_a_column_that_no_line_has_is_one_fault(tmp_path: Path) -> None:
+    refusal = Job(tmp_path, [json.dumps({"id": n, "text": "a"}) for n in range(60)]).refusal()
+    assert refusal.what == "there is no column `prompt`"
+    assert [*refusal.evidence] == ["so it is with every line that was read"]
+    assert "`id`, `text`" in str(refusal.hint)
+    assert "--skip-bad" not in str(refusal.hint)
+    some = Job(tmp_path, ['{"prompt": "a"}', '{"id": 1}']).refusal()
+    assert "--skip-bad" in str(some.hint)
+
+
 def test_a_file_may_have_any_bytes_for_a_name(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.paths = [tmp_path / "\udcff.jsonl"]
