@@ -14,7 +14,7 @@ import virtual_time
 from batch_server import BatchServer, Job, always, completion, job, row, rows, run_job
 from ropeway.batch.progress import Cost, Forecast, Left, Meter, Price, Progress, Rates, Tally
 from ropeway.batch.rows import Outcome, Row
-from ropeway.report.batch import progress_line
+from ropeway.report.batch import progress_block, progress_line
 
 
 def test_how_much_is_sent_follows_the_engine() -> None:
@@ -109,14 +109,49 @@ def test_the_line_of_a_job_has_what_matters() -> None:
         ceiling=1000.0,
     )  # fmt: skip
     assert progress_line(progress, "CNY") == (
-        "100/1,000 rows · 300 + 800 tokens/s · 80% of the predicted ceiling · "
-        "9 min 00 s (8 min 20 s to 10 min 00 s) left · 64 in flight · 2 without an answer · "
-        "1.00 of 10.00 (9.00 to 11.50) CNY"
+        "100/1,000 rows · 9 min 00 s left (8 min 20 s to 10 min 00 s) · "
+        "1.00 of 10.00 CNY (9.00 to 11.50) · 300 tokens/s in, 800 out · "
+        "80% of the predicted ceiling · 64 in flight · 2 without an answer"
+    )
+    assert " · 1.00 of 10.00 (9.00 to 11.50) · stops at 5.00 · " in progress_line(
+        progress, max_cost=5.0
     )
     bare = replace(progress, ceiling=None, cost_in_all=Cost(2.0, 2.0, 2.0), left=None, in_flight=0)
     assert progress_line(bare) == (
-        "100/1,000 rows · 300 + 800 tokens/s · 0 in flight · 2 without an answer · 1.00 of 2.00"
+        "100/1,000 rows · 1.00 of 2.00 · 300 tokens/s in, 800 out · 0 in flight · "
+        "2 without an answer"
     )
+    waits = progress_line(replace(progress, waiting="nobody is there"))
+    assert "waiting: nobody is there" in waits
+    assert "left" not in waits  # at which pace?
+
+
+def test_a_job_that_stops_says_how_long_it_may_take() -> None:
+    async def slow(_, prompt):
+        await asyncio.sleep(60)
+        return completion(prompt)
+
+    async def stopped() -> Job:
+        stop = asyncio.Event()
+        async with BatchServer(slow) as server:
+            asyncio.get_running_loop().call_later(5, stop.set)
+            return await run_job(rows(30), server.endpoint, stop=stop)
+
+    lines = [progress_line(progress) for progress in virtual_time.run(stopped()).told]
+    assert "stopping: up to 10 s for 8 rows; Ctrl-C again ends now" in lines[-2]
+    assert "stopping" not in lines[0] + lines[-1]
+
+
+def test_why_a_row_got_no_answer_is_told() -> None:
+    def refused() -> web.Response:
+        return web.json_response({"error": {"message": "too long: 9"}}, status=400)
+
+    done, _ = job(always(refused), source=iter(rows(3)))
+    told = done.ended.progress.error
+    assert told.startswith("row-")
+    assert told.endswith("too long: 9")
+    assert done.ended.progress.sample == ""
+    assert f"  an error: {told}" in progress_block(done.ended.progress, time.time())
 
 
 @pytest.mark.parametrize("text", ["word " * 20_000, "a\x1b[2J\nb\u202e" * 100, "short", None])

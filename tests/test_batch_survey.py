@@ -135,6 +135,16 @@ def test_nothing_but_bad_lines_is_refused_whatever_is_said(tmp_path: Path) -> No
         assert Job(tmp_path, empty).refusal().what == "the input is empty"
 
 
+def test_a_column_that_no_line_has_is_one_fault(tmp_path: Path) -> None:
+    refusal = Job(tmp_path, [json.dumps({"id": n, "text": "a"}) for n in range(60)]).refusal()
+    assert refusal.what == "there is no column `prompt`"
+    assert [*refusal.evidence] == ["so it is with every line that was read"]
+    assert "`id`, `text`" in str(refusal.hint)
+    assert "--skip-bad" not in str(refusal.hint)
+    some = Job(tmp_path, ['{"prompt": "a"}', '{"id": 1}']).refusal()
+    assert "--skip-bad" in str(some.hint)
+
+
 def test_a_file_may_have_any_bytes_for_a_name(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.paths = [tmp_path / "\udcff.jsonl"]
@@ -205,7 +215,7 @@ def test_samples_are_rows_of_their_own(tmp_path: Path) -> None:
     assert sorted(job.left_out(form)) == [3, 4, 5]
     sent = job.rows(found, form, done={1, 6})
     assert [(row.ordinal, row.name) for row in sent] == [
-        (0, "x#1"), (2, "x#3"), (7, "row-7"), (8, "row-8"),
+        (0, "x#1"), (2, "x#3"), (7, "row-2#2"), (8, "row-2#3"),
     ]  # fmt: skip
     assert [json.loads(row.body)["seed"] for row in sent] == [1, 3, 2, 3]
     assert job.rows(found, form, done=range(9)) == []

@@ -192,7 +192,23 @@ def test_ctrl_c_commits_and_says_what_goes_on(
     assert child.returncode == 130
     assert re.search(rf"^answered +{sent} ", said, re.MULTILINE)
     assert "the same command goes on" in talked
+    assert "stopping: up to 10 s for 16 rows; Ctrl-C again ends now" in talked
     assert len(texts(out)) == sent, "however a run ends, what there is is written"
+
+
+@pytest.mark.real_time
+def test_a_second_ctrl_c_ends_at_once_and_says_what_goes_on(tmp_path: Path) -> None:
+    requests(tmp_path / "in.jsonl", 4)
+    said = tmp_path / "said"
+    with serving(seconds=60.0) as (url, endpoint), said.open("w") as file:
+        argv = [sys.executable, "-m", "ropeway", "batch", str(tmp_path / "in.jsonl")]
+        child = subprocess.Popen([*argv, "-o", str(tmp_path / "o"), "--url", url], stderr=file)
+        wait_for(lambda: endpoint.requests == 4 or child.poll() is not None)
+        child.send_signal(signal.SIGINT)
+        wait_for(lambda: "Ctrl-C again" in said.read_text() or child.poll() is not None)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(10) == 130
+    assert "the same command goes on:\n" in said.read_text()
 
 
 def test_what_is_committed_is_written_although_the_disk_is_full(
@@ -320,6 +336,22 @@ def test_plan_sends_nothing_and_leaves_nothing(
     assert said["output_tokens_at_most"] == 400
     assert 3000 < said["input_tokens_estimated"] < 8000
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    assert said["forecast"] is None
+
+
+def test_plan_says_what_tokens_cost_without_a_spec_or_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = columns(tmp_path / "in.jsonl", *({"prompt": "a"} for _ in range(20)))
+    away = "http://127.0.0.1:9/v1"
+    args = (source, "--plan", "--url", away, "--set", "max_tokens=10", "--token-price", 2e6, 3e6)
+    code, said, _ = run(capsys, *args)
+    assert code == 0
+    assert said["forecast"]["cost"] == said["input_tokens_estimated"] * 2 + 200 * 3
+    assert said["forecast"]["likely_s"] is None
+    assert said["warnings"][0].startswith(f"{away}: no server answers: connection refused; ")
+    assert exit_code(["batch", *map(str, args), "--currency", "CNY"]) == 0
+    assert "CNY at most" in capsys.readouterr().out
 
 
 def test_an_endpoint_that_is_away_is_said_and_one_that_is_there_is_enough(
@@ -382,7 +414,8 @@ def test_who_reads_chinese_reads_nothing_else(
         exit_code(["batch", "in.jsonl", "-o", "out.jsonl", "--max-cost", "1e-9", *common])
         exit_code(["batch", "in.jsonl", "-o", "out.jsonl", *common])
     out, err = capsys.readouterr()
-    said = re.sub(r"ropeway .*|http:\S*|\S*\.jsonl\S*|r\d+: \w+|token/s|`.*?`", "", out + err)
+    said = (out + err).replace("the engine failed, as it was told to", "")  # the server's words
+    said = re.sub(r"ropeway .*|http:\S*|\S*\.jsonl\S*|r\d+: \w+|token/s|`.*?`", "", said)
     words = set(re.findall(r"[A-Za-z]{2,}", said))
     assert words <= {"token", "fake", "min", "ms", "KiB"}, said
     for shown in ("每条提示词", "行处理中", "失败的尝试", "已回答", "再次执行同一命令"):
@@ -432,6 +465,8 @@ def test_a_page_shows_what_became_of_the_rows(
     tries = said["failed_tries"]["status 500"]
     assert f'<span lang="zh-Hans">状态码 500</span></th><td>{tries}</td>' in text
     assert "<script" not in text
+    assert "<code>--retry-errors</code>" in text
+    assert re.search(r"One error</span>.*r\d+: 400", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("args", [["in.jsonl", "-o", "out.jsonl"], ["--help"], []])

@@ -159,6 +159,16 @@ def test_what_bench_expects_is_of_the_spec_as_it_is_and_not_planned_anew():
     assert found[1].forecast.output_tokens_per_s < 0.5 * found[0].forecast.output_tokens_per_s
 
 
+def test_of_a_blank_layout_that_is_expected_which_up_starts_and_not_that_of_the_load():
+    """Even where another one would be faster under it."""
+    blank = spec_text()
+    for load in (Load(20, 16, clients=1024, requests=6000), Load(16_000, 2, clients=1)):
+        found = expected(file(blank), load, Path("nowhere"))
+        serve = up(parse_spec(blank, "f"), version="0.11.0rc0").serve
+        assert found.layout == serve.layout.times(serve.replicas)
+        assert found.is_chosen
+
+
 def test_a_new_specs_context_is_no_longer_than_its_model_has():
     for asked, takes in ((65_536, 40_960), (8192, 8192)):
         filled = spec(context=asked)

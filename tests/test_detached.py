@@ -93,7 +93,7 @@ def test_the_job_is_given_the_flags_that_were_typed(args):
         ({"max_sequences": 7}, (), ["7"]),
         ({"max_sequences": 7, "layout": "DP2×TP4"}, (), ["14"]),
         ({"max_sequences": 7}, ("--at-first", "3"), ["3"]),
-        ({}, (), []),
+        ({}, (), ["64"]),
     ],
 )
 def test_the_job_begins_with_what_the_spec_lets_a_replica_run(tmp_path, serve, typed, given):

@@ -1,6 +1,8 @@
 """`--rehearse`: whose hosts are rehearsed, and what is left of it."""
 
 import json
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from ropeway.errors import Refused
 from ropeway.models.known import entry_of
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.hosts import virtual_hosts
+from ropeway.sim.launching import Rehearsal
 from ropeway.sim.machine import Fleet, parse_fleet, sound_fleet
 from ropeway.sim.model_folder import published
 from ropeway.sim.own_hosts import own_fleet
+from ropeway.sim.virtual_endpoint import VirtualEndpoint
 from ropeway.spec.model import load_spec
 
 # What a start says of a fault where it does not say the title of doctor's finding.
@@ -261,3 +265,10 @@ def test_a_fault_names_a_host_that_has_a_port_in_its_name():
     for text in ("link-down:10.0.0.1:2222", "link-down:10.0.0.1:2222:5"):
         chips = with_faults(named, [text]).machines[1].chips
         assert [chip.device for chip in chips if chip.link == "DOWN"] == [5 if "5" in text else 3]
+
+
+def test_as_many_clients_may_connect_to_a_rehearsal_at_once_as_a_batch_has():
+    virtual = Rehearsal(sound_fleet(*parse_fleet("2x8-910B4")), QUICK)
+    with VirtualEndpoint(virtual, 0, "m") as endpoint, ExitStack() as clients:  # none is served yet
+        for _ in range(256):
+            clients.enter_context(socket.create_connection(endpoint.server_address, timeout=5))

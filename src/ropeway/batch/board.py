@@ -66,6 +66,7 @@ class Board:
             committed_at=max((part.committed_at for part in parts), default=0.0),
             cost=sum(costs) if costs else None,
             sample=max(parts, key=lambda part: part.committed_at).sample if parts else "",
+            error=next((part.error for part in parts if part.error), ""),
         )
 
 

@@ -110,7 +110,7 @@ class Dispatch:
         self.faults: Counter[str] = Counter()
         self.all = Tally()
         self.again = 0
-        self.sample = b""
+        self.samples: dict[bool, bytes] = {}  # lines of late, with an answer and without
         self._sendings = 0
         self._troubles: dict[int, Trouble] = {}
         # Another run may still be generated under the same number, and vLLM makes its own names of
@@ -249,8 +249,6 @@ class Dispatch:
         for tally in (self.all, replica.tally):
             tally.rows += 1
             tally.work += row.tokens
-        if len(result.line) <= LONGEST_SAMPLED:
-            self.sample = result.line
         if followers := self.window.settle(row):
             unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
             for follower in followers:
@@ -279,6 +277,8 @@ class Dispatch:
     def _keep(self, row: Row, result: Result) -> None:
         self.journal.add(result)
         self.settled[result.outcome] += 1
+        if len(result.line) <= LONGEST_SAMPLED:
+            self.samples[result.outcome.good] = result.line
         self.useful = self.clock()
         if self._troubles:
             self._troubles.pop(row.ordinal, None)

@@ -342,9 +342,13 @@ def _column_hint(name: str, names: Sequence[str], form: Form) -> str | None:
     near = did_you_mean(name, names)
     if near or not names:
         return near
-    if form.template is None:
-        return phrase('say what is asked of its columns: `--template "{{{name}}}"`', name=names[0])
     listed = joined((f"`{one}`" for one in names[:_COLUMNS_SHOWN]), ", ")
+    if form.template is None:
+        return phrase(
+            'its columns are {names}; say what is asked of them: `--template "{{{name}}}"`',
+            names=listed,
+            name=names[0],
+        )
     return phrase("its columns are {names}", names=listed)
 
 

@@ -40,8 +40,6 @@ from ropeway.errors import Refused
 from ropeway.phrases import phrase
 
 _AT_ONCE = 10_000
-# What `--retry-errors` takes back. What was skipped may fit the model now, or have its picture.
-RETRIED = frozenset(outcome for outcome in Outcome if not outcome.good)
 
 Tell = Callable[[int, int], None]
 

@@ -80,7 +80,7 @@ class Faults:
         """Return how many of so many lines are left out. Raises Refused where they may not be."""
         bad = self.kinds.total()
         if bad and (not self._skip or bad == lines):
-            raise self._refusal(bad)
+            raise self._refusal(bad, all_bad=bad == lines)
         for file in self._files:
             file.flush()
         both = heapq.merge(*map(_read, self._paths), key=lambda line: line.index)
@@ -96,16 +96,18 @@ class Faults:
         if len(self._shown) > 2 * ENOUGH:
             self._shown = sorted(self._shown, key=lambda one: one[0])[:ENOUGH]
 
-    def _refusal(self, bad: int) -> Refused:
+    def _refusal(self, bad: int, *, all_bad: bool) -> Refused:
         (_, where, first), *rest = sorted(self._shown, key=lambda one: one[0])
         evidence = [phrase("{where}: {what}", where=place, what=fault.what)
                     for _, place, fault in islice(rest, _SHOWN - 1)]  # fmt: skip
         if bad > _SHOWN:
             more = "and {n:,} more" if not self.enough else "and {n:,} more, at least"
             evidence.append(phrase(more, n=bad - _SHOWN))
-        leave_out: Phrase = phrase("`--skip-bad` goes on without such lines, and lists them")
-        if self._skip:
-            leave_out = phrase("no line is left that could be sent")
+        if all_bad and self.kinds.keys() == {"column"}:  # a fault of the header
+            evidence = [phrase("so it is with every line that was read")] if rest else []
+        leave_out: Phrase | None = phrase("`--skip-bad` goes on without such lines, and lists them")
+        if all_bad:
+            leave_out = phrase("no line is left that could be sent") if self._skip else None
         hint = joined(filter(None, (first.hint, leave_out)), "\n")
         return Refused(first.what, where=where, evidence=evidence, hint=hint)
 

@@ -19,7 +19,7 @@ _MOST_POINTS = 64
 _FEW_POINTS, _UNSURE, _SURE = 4, 0.5, 0.05
 _MILLION = 1e6
 LONGEST_SAMPLED = 2**16
-"""Bytes of a line of which a sample is made: longer ones are mostly numbers."""
+"""Bytes of a line of which a sample is made: longer ones are mostly numbers, or what was asked."""
 _SAMPLE = 160
 
 T = TypeVar("T")
@@ -100,6 +100,8 @@ class Progress:
     committed_at  when rows were last committed, by `time.time`; 0 before the first of this run
     cost, cost_in_all  money so far in this run, and expected at its end; None without a price
     sample    how an answer that came lately begins; empty where it has no text
+    error     why a row that ended lately in this run has no answer; empty where all have one
+    ending    why the run ends, once it does (`run.Reason`): what is in flight has so long
     ceiling   tokens of answers per second that the planner holds for possible; None without a spec
     """
 
@@ -118,6 +120,9 @@ class Progress:
     cost_in_all: Cost | None = None
     sample: str = ""
     ceiling: float | None = None
+    error: str = ""
+    ending: str = ""
+    grace_s: float = 0.0
 
     @property
     def finished(self) -> int:
@@ -182,7 +187,19 @@ def sample_of(line: bytes) -> str:
         return ""
     if not isinstance(text, str):
         return ""
-    shown = " ".join(UNSEEN.sub("", f"{record.get('custom_id')}: {text}").split())
+    return _beginning(f"{record.get('custom_id')}: {text}")
+
+
+def error_of(line: bytes) -> str:
+    """Return why a row has no answer, `row-7: 400: too long`; empty for no line."""
+    if not line:
+        return ""
+    record = json.loads(line)  # we wrote it
+    return _beginning(f"{record['custom_id']}: {record['error']['message']}")
+
+
+def _beginning(text: str) -> str:
+    shown = " ".join(UNSEEN.sub("", text).split())
     return shown if len(shown) <= _SAMPLE else shown[: _SAMPLE - 1].rstrip() + "…"
 
 

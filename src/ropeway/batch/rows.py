@@ -49,6 +49,9 @@ _WORDS = {
     Outcome.SKIPPED: (phrase("skipped"), phrase("a line that cannot be sent, with `--skip-bad`")),
 }
 
+RETRIED = frozenset(outcome for outcome in Outcome if not outcome.good)
+"""What `--retry-errors` takes back. What was skipped cannot be sent this time either."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from ropeway.batch.dispatch import Dispatch, Limits
 from ropeway.batch.journal import Journal
-from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress, sample_of
+from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress, error_of, sample_of
 from ropeway.batch.replica import State
 from ropeway.batch.rows import Outcome, Row
 from ropeway.batch.send import Check, Sender
@@ -113,8 +113,8 @@ class Course:
         return None if price is None else price.of(self._clock() - self.began, 0, 0) + tokens
 
     def foreseen(self, progress: Progress, work: float, rest: float) -> Progress:
-        """Return the progress, whose cost is that of tokens alone, with all costs and the time
-        left, after so much work with so much left.
+        """Return the progress, whose cost is that of tokens alone, with all costs, the time left
+        and why it ends, after so much work with so much left.
         """
         self._forecast.look(work, self._clock())
         tokens, left = progress.cost or 0.0, self._forecast.left(rest)
@@ -122,8 +122,15 @@ class Course:
         if self.settings.price is not None and cost is not None and left is not None:
             price, least = self.settings.price, cost + tokens * rest / work
             in_all = Cost(*(least + price.of(span_s, 0, 0) for span_s in astuple(left)))
-        ceiling = self.settings.ceiling
-        return replace(progress, left=left, cost=cost, cost_in_all=in_all, ceiling=ceiling)
+        return replace(
+            progress,
+            left=left,
+            cost=cost,
+            cost_in_all=in_all,
+            ceiling=self.settings.ceiling,
+            ending=self.reason or "",
+            grace_s=self.settings.grace_s,
+        )
 
     def _errors(self, settled: Counter[Outcome], faults: Counter[str]) -> RopewayError | None:
         """Return that too much fails, in all or of late, if it does."""
@@ -208,6 +215,7 @@ class _Job:
                 dispatch.wake.clear()
                 self._look(stop)
             if dispatch.tasks and course.reason != "broken":
+                self.tell(self._progress(self.clock()))
                 await asyncio.wait(dispatch.tasks, timeout=self.settings.grace_s)
         finally:
             await dispatch.close()
@@ -216,7 +224,7 @@ class _Job:
             await self.journal.commit()
         except RopewayError as error:
             course.reason, course.failure = "broken", course.failure or error
-        progress = self._progress(self.clock())
+        progress = replace(self._progress(self.clock()), in_flight=0)
         self.tell(progress)
         return Ended(course.reason, progress, course.failure)
 
@@ -311,7 +319,8 @@ class _Job:
             waiting="" if waiting else joined(self._reasons()),
             committed_at=self.committed_at,
             cost=self._tokens_cost(),
-            sample=sample_of(dispatch.sample),
+            sample=sample_of(dispatch.samples.get(True, b"")),
+            error=error_of(dispatch.samples.get(False, b"")),
         )
         rest = self._work_left(finished)
         return self.course.foreseen(progress, total.work, rest)

@@ -211,7 +211,7 @@ def rows_from(
         for sample, body in enumerate(reader.bodies(request)):
             ordinal = line.index * samples + sample
             if ordinal not in done:
-                name = _name(request.name, ordinal, sample, samples)
+                name = _name(request.name, line.index, sample, samples)
                 yield row(ordinal, name, request.path, body, prefix, tokens, request.model)
 
 
@@ -227,7 +227,7 @@ def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Re
         error = msgspec.json.encode({"code": Outcome.SKIPPED.name.lower(), "message": message})
         for sample in range(form.samples):
             ordinal = line.index * form.samples + sample
-            name = msgspec.json.encode(_name(line.name, ordinal, sample, form.samples))
+            name = msgspec.json.encode(_name(line.name, line.index, sample, form.samples))
             text = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
             yield Result(ordinal, Outcome.SKIPPED, text % (ordinal, name, error))
 
@@ -349,15 +349,14 @@ def _too_long(tokens: int, context: int) -> Fault:
     return Fault("context", what)
 
 
-def _name(own: str, ordinal: int, sample: int, samples: int) -> str:
+def _name(own: str, index: int, sample: int, samples: int) -> str:
     """Return a row's name. Samples are numbered from 1, so that no two rows have the same."""
-    if not own:
-        return _made_name(ordinal)
-    return own if samples == 1 else f"{own}#{sample + 1}"
+    name = own or _made_name(index)
+    return name if samples == 1 else f"{name}#{sample + 1}"
 
 
-def _made_name(ordinal: int) -> str:
-    return f"row-{ordinal}"
+def _made_name(index: int) -> str:
+    return f"row-{index}"
 
 
 def _hash(form: Form) -> str:

@@ -6,7 +6,8 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,6 @@ import click
 from ropeway.batch.check import Check, read_check
 from ropeway.batch.dispatch import Limits
 from ropeway.batch.job import (
-    RETRIED,
     Job,
     OneJob,
     Order,
@@ -33,6 +33,7 @@ from ropeway.batch.job import (
 from ropeway.batch.own_files import note_written
 from ropeway.batch.parts import Shape
 from ropeway.batch.progress import Price
+from ropeway.batch.rows import RETRIED
 from ropeway.batch.run import Ended, Settings, run_batch
 from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
@@ -59,17 +60,18 @@ from ropeway.report.batch import (
     ENDINGS,
     Account,
     account_lines,
+    next_steps,
     outcome_table,
     survey_doubts,
     survey_line,
     survey_table,
 )
-from ropeway.report.batch_json import account_json, survey_json
+from ropeway.report.batch_json import account_json, forecast_json, survey_json
 from ropeway.report.batch_page import Timeline, batch_page
 from ropeway.report.batch_view import LINE_S, View
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
-from ropeway.spec.model import Spec
+from ropeway.spec.model import DEFAULT_FILE, Spec
 from ropeway.units import counted
 
 
@@ -82,14 +84,22 @@ def plan_batch(screen: Screen, request: BatchRequest) -> None:
     try:
         servers = asyncio.run(ask_servers(request.endpoints, model_named(order, request.model)))
     except RequestFailed as failure:
-        screen.warn(phrase("no endpoint answered: {why}", why=failure.what))
+        url = request.endpoints[0].url
+        screen.warn(
+            phrase("{url}: {why}; whether the model takes so long prompts is not checked",
+                   url=url, why=failure.what)
+        )  # fmt: skip
     with screen.step(phrase("look at the input")) as step:
         found = look(order, servers, sys.stdin.buffer, _looking(step))
     forecast = _forecast(found, flags, screen)
     screen.answer(survey_table(found, flags.samples, forecast, screen.language))
-    if forecast is None:
+    if spec_file() is None:
         screen.hint(
-            phrase("how long it takes is known from the first minutes of the run; or with a spec")
+            phrase(
+                "how long it takes is known from the first minutes of the run; or with a spec:"
+                " `-c {file}`",
+                file=DEFAULT_FILE,
+            )
         )
     screen.result({**survey_json(found, flags.samples, answers_of(found)), "forecast": forecast})
 
@@ -115,10 +125,11 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
             opened = opener(order, servers, sys.stdin.buffer, _looking(step))
             job: Job = stack.enter_context(opened)
             step.ok(counted(job.found.rows, "row"))
-        _tell_survey(job, servers, screen)
+        _tell_survey(job, servers, flags.until, screen)
         settings = _settings(job, request, servers)
-        view = View(screen, flags.currency)
-        with screen.step(_name(job, servers)) as step:
+        view = View(screen, flags.currency, flags.max_cost)
+        screen.say(_about(job, servers))
+        with _goes_on(screen), screen.step(phrase("send")) as step:
             if isinstance(job, ShardedJob):
                 crew = Crew(flags.ray_address, flags.tasks)
                 ended, journal = send_on_ray(
@@ -189,10 +200,7 @@ def model_named(order: Order, named: str | None) -> str | None:
 
 
 def _settings(job: Job, request: BatchRequest, servers: Servers) -> Settings:
-    flags, price = request.flags, None
-    if flags.price is not None or flags.token_price is not None:
-        tokens = flags.token_price or (0.0, 0.0)
-        price = Price((flags.price or 0.0) * _hosts(), *tokens)
+    flags = request.flags
     return Settings(
         rows=job.found.rows,
         tokens=tokens_of(job.found, flags.samples),
@@ -203,11 +211,17 @@ def _settings(job: Job, request: BatchRequest, servers: Servers) -> Settings:
         max_errors=flags.max_errors,
         silence_s=request.endpoints[0].timeout_s,
         until=flags.until,
-        price=price,
+        price=_price(flags),
         max_cost=flags.max_cost,
         listed=servers.listed,
         ceiling=_ceiling(job.found, flags),
     )  # fmt: skip
+
+
+def _price(flags: BatchFlags) -> Price | None:
+    if flags.price is None and flags.token_price is None:
+        return None
+    return Price((flags.price or 0.0) * _hosts(), *(flags.token_price or (0.0, 0.0)))
 
 
 def _at_first() -> int:
@@ -257,11 +271,14 @@ def _looking(step: Step) -> Any:
     return tell
 
 
-def _tell_survey(job: Job, servers: Servers, screen: Screen) -> None:
+def _tell_survey(job: Job, servers: Servers, until: float | None, screen: Screen) -> None:
     found, done = job.found, job.journal.counts.total()
     if done:
         screen.say(phrase("{done:,} of {rows:,} rows are done already", done=done, rows=found.rows))
     own = (phrase("{file} is the job's own, and no input", file=name) for name in job.left)
+    if until is not None:
+        when = datetime.fromtimestamp(until).strftime("%Y-%m-%d %H:%M")
+        screen.say(phrase("it stops at {when}", when=when))
     for doubt in (*own, *job.journal.damage, *survey_doubts(found, servers.context)):
         screen.warn(doubt)
 
@@ -283,7 +300,22 @@ def _send(
         return event_loop.run(run())
 
 
-def _name(job: Job, servers: Servers) -> str:
+@contextmanager
+def _goes_on(screen: Screen) -> Iterator[None]:
+    """Say, where a job is ended at once, how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        screen.hint(
+            phrase(
+                "what was committed is kept; the same command goes on:\n{command}",
+                command=_same_command(),
+            )
+        )
+        raise
+
+
+def _about(job: Job, servers: Servers) -> str:
     return phrase(
         "{rows} → {model} at {n}",
         rows=counted(job.found.rows - job.journal.counts.total(), "row"),
@@ -298,16 +330,16 @@ def _model_of(job: Job) -> str:
 
 def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: Screen) -> None:
     """Write the files, and say what became of all rows."""
-    account = _account(job, ended, flags.currency, written=_written(job, ended, screen))
+    account = _account(job, ended, flags, written=_written(job, ended, screen))
     screen.answer(outcome_table(account.counts, account.rows, screen.language))
     screen.answer(account_lines(account))
     if flags.html is not None:
         page = batch_page(account, timeline, datetime.now(UTC), screen.language)
         note_written(job.order.folder, {flags.html: len(page.encode())})
         write_page(flags.html, page, screen)
+    for hint in next_steps(account):
+        screen.hint(hint)
     whole = account.done == account.rows
-    if not whole:
-        screen.hint(phrase("the same command goes on:\n{command}", command=_same_command()))
     screen.result(account_json(account))
     if ended.failure is not None:
         raise ended.failure
@@ -317,7 +349,7 @@ def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: 
     context.exit(Exit.OK if whole and not account.bad else Exit.NO)
 
 
-def _account(job: Job, ended: Ended, currency: str, *, written: bool) -> Account:
+def _account(job: Job, ended: Ended, flags: BatchFlags, *, written: bool) -> Account:
     order, journal = job.order, job.journal
     return Account(
         title=", ".join(part.name for part in job.found.parts[:3]),
@@ -332,7 +364,11 @@ def _account(job: Job, ended: Ended, currency: str, *, written: bool) -> Account
         progress=ended.progress,
         ended=ended.reason,
         written=written,
-        currency=currency,
+        currency=flags.currency,
+        # In a container the job has a command of its own, which nobody gives again.
+        command="" if flags.at_first else _same_command(),
+        template=order.template,
+        settings=job.manifest.settings,
     )
 
 
@@ -377,23 +413,14 @@ def _ceiling(found: Survey, flags: BatchFlags) -> float | None:
 
 
 def _forecast(found: Survey, flags: BatchFlags, screen: Screen) -> dict[str, Any] | None:
-    """Return how long a job is expected to take on the spec's service; None without one."""
+    """Return how long a job is expected to take on the spec's service, and what it costs.
+
+    Without a spec there is no time, and what tokens cost; None without that either.
+    """
+    planned, price = None, _price(flags)
+    tokens = (found.prompt.total * flags.samples, answers_of(found) * flags.samples)
     try:
         planned = _expected(found, flags)
     except RopewayError as error:
         screen.warn(phrase("no forecast: {why}", why=error.what))
-        return None
-    if planned is None:
-        return None
-    forecast, tokens = planned.forecast, answers_of(found) * flags.samples
-    seconds = tokens / forecast.output_tokens_per_s
-    cost = None if flags.price is None else flags.price * _hosts() * seconds / 3600
-    return {
-        "layout": planned.layout,
-        "likely_s": seconds,
-        "low_s": tokens / forecast.output_high,
-        "high_s": tokens / forecast.output_low,
-        "cost": cost,
-        "currency": flags.currency or None,
-        "label": "predicted",
-    }
+    return forecast_json(tokens, planned, price, flags.currency)

@@ -116,7 +116,7 @@ _OPTIONS = (
     click.option("-o", "--out", callback=_output, metavar="FILE",
                  help="The output, a file or s3://…; needed unless --plan is given."),
     click.option("--errors", callback=_output, metavar="FILE",
-                 help="File for rows without an answer.  [default: OUT.errors.jsonl]"),
+                 help="File for rows without an answer.  [default: of a.jsonl a.errors.jsonl]"),
     click.option("--journal", type=click.Path(path_type=Path), metavar="FOLDER",
                  help="Where the job is remembered.  [default: OUT.journal; of s3://… here]"),
     click.option("--api", type=click.Choice(tuple(APIS)), default="chat", show_default=True,
@@ -151,7 +151,7 @@ _OPTIONS = (
     click.option("--until", callback=_moment, metavar="TIME", help="Stop at this time: 18:00."),
     click.option("--price", type=POSITIVE, help="Price of one host for an hour."),
     click.option("--token-price", type=(NOT_NEGATIVE, NOT_NEGATIVE), metavar="IN OUT",
-                 help="Price of a million tokens of prompts, and of answers."),
+                 help="Price of a million tokens of prompts, and of answers; added to --price."),
     click.option("--currency", default="", metavar="NAME", help="Currency of prices."),
     click.option("--max-cost", type=POSITIVE, help="Stop when this run has cost so much."),
     click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
@@ -223,7 +223,11 @@ class DetachFlags:
         if given and elsewhere:
             raise Refused(
                 phrase("{flags} contradict each other", flags=joined([words[0], *elsewhere], ", ")),
-                hint=phrase("a job on the head asks the replicas of its service"),
+                hint=phrase(
+                    "leave {flags} out: a job on the head asks the replicas of its service, and a"
+                    " rehearsal has no head",
+                    flags=joined(elsewhere, ", "),
+                ),
             )
 
 

@@ -41,6 +41,7 @@ def send_on_ray(
         done = Progress(job.found.rows, job.journal.counts, 0, 0, {}, (), Rates(), 0.0)
         tell(done)
         return Ended("complete", done), job.journal
+    screen.say(phrase("connecting to a Ray, or starting one"))
     with connected(crew.address) as ray:
         nodes, left = machines(ray, servers.endpoints), len(job.to_do())
         # Each has a row in flight, at least.

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import click
 from click.core import ParameterSource
 
+from ropeway.batch.dispatch import Limits
 from ropeway.batch.parts import STDIN, Part, Shape, find_parts
 from ropeway.cli.batch_job import at_once, order_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
@@ -77,7 +78,7 @@ def _words(flags: BatchFlags, job: DetachedJob) -> list[str]:
     words += ["--key-env", KEY_VARIABLE]
     hosts = place.spec.cluster.host_count
     price = None if flags.price is None else flags.price * hosts
-    at_first = flags.at_first or at_once(place.spec)
+    at_first = flags.at_first or at_once(place.spec) or Limits.start
     return [*words, *as_words(replace(flags, price=price, at_first=at_first, retry_errors=False))]
 
 

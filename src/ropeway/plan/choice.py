@@ -9,7 +9,7 @@ from ropeway.hardware import Chip, chip_named
 from ropeway.models.shape import ModelShape
 from ropeway.models.task import overrides_for, task_of
 from ropeway.phrases import Phrase, joined, phrase
-from ropeway.plan.candidate import Expectation, Plan, PlanRequest
+from ropeway.plan.candidate import Candidate, Expectation, Plan, PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.fit import fit_layout, search_of
 from ropeway.plan.layout import check, problems
@@ -279,12 +279,18 @@ def expected(file: SpecFile, load: Load, checkpoints: Path) -> Expectation:
     request, _ = resolve(file, Flags(), checkpoints, as_written=True)
     if request.reads_only:
         raise no_output(request)
-    request = replace(request, load=load)
     serve = file.spec.serve
     if serve.has_layout:
         request = replace(request, layout=serve.layout, replicas=serve.replicas)
-    plan = choose(request)
+    else:  # `up` chooses by the spec's own load, and starts that
+        up = _fitting(choose(request))
+        request = replace(request, layout=up.layout, replicas=up.replicas)
+    plan = choose(replace(request, load=load))
+    chosen = _fitting(plan)
+    return Expectation(chosen.name, not serve.has_layout, chosen.forecast, plan.beyond_measured)
+
+
+def _fitting(plan: Plan) -> Candidate:
     if plan.chosen is None:
         raise Refused(phrase("by the planner's figures it does not fit"), evidence=plan.missing)
-    chosen = plan.chosen
-    return Expectation(chosen.name, not serve.has_layout, chosen.forecast, plan.beyond_measured)
+    return plan.chosen

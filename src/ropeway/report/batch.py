@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ropeway.batch.progress import Cost, Left, Progress, ReplicaProgress
-from ropeway.batch.rows import Outcome
+from ropeway.batch.progress import Cost, Progress, ReplicaProgress
+from ropeway.batch.rows import RETRIED, Outcome
 from ropeway.batch.survey import Survey
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.figures import percent, rate
-from ropeway.report.line import one_line
+from ropeway.report.line import one_line, whole_seconds
 from ropeway.report.table import prose, table
 from ropeway.units import counted, format_bytes, format_seconds
 
@@ -42,6 +43,7 @@ class Account:
     progress  of the last run, at its end; `ended` says why it did
     tokens    of all rows that are done, those of earlier runs included: of prompts, and of answers
     written   whether output and errors are
+    command   that was typed; template, settings: what it put into rows without a body
     """
 
     title: str
@@ -57,6 +59,9 @@ class Account:
     ended: str
     written: bool
     currency: str
+    command: str
+    template: str
+    settings: Mapping[str, Any]
 
     @property
     def done(self) -> int:
@@ -74,43 +79,55 @@ def survey_line(read: int, size: int) -> Phrase:
     return phrase("{read} of {size}", read=format_bytes(read), size=format_bytes(size))
 
 
-def progress_line(progress: Progress, currency: str = "") -> Phrase:
-    """Return a job at one moment in a line that begins with what matters most."""
+def progress_line(progress: Progress, currency: str = "", max_cost: float | None = None) -> Phrase:
+    """Return a job at one moment in a line that begins with what matters most.
+
+    A narrow terminal shows how it begins.
+    """
     parts: list[str] = [
         phrase("{done:,}/{rows:,} rows", done=progress.finished, rows=progress.rows)
     ]
-    if progress.waiting:
+    ending = progress.ending in ENDINGS and progress.in_flight
+    if ending:
+        parts.append(_last_rows(progress))
+    elif progress.waiting:
         parts.append(phrase("waiting: {why}", why=progress.waiting))
-    else:
+    elif progress.left is not None and progress.finished < progress.rows:
+        left = {name: format_seconds(span) for name, span in asdict(progress.left).items()}
+        parts.append(phrase("{likely_s} left ({low_s} to {high_s})", **left))
+    if progress.cost is not None:
+        parts.append(_cost(progress.cost, progress.cost_in_all, currency))
+        if max_cost is not None:
+            parts.append(phrase("stops at {cost}", cost=money_words(max_cost, currency)))
+    if not (ending or progress.waiting):
         parts.append(_rates(progress.rates.prompt, progress.rates.answer))
         if progress.ceiling_share is not None:
             share = percent(progress.ceiling_share)
             parts.append(phrase("{share} of the predicted ceiling", share=share))
-    if progress.left is not None:
-        parts.append(phrase("{time} left", time=left_words(progress.left)))
     parts.append(phrase("{n:,} in flight", n=progress.in_flight))
     bad = sum(n for outcome, n in progress.done.items() if not outcome.good)
     if bad:
         parts.append(phrase("{n:,} without an answer", n=bad))
-    if progress.cost is not None:
-        parts.append(_cost(progress.cost, progress.cost_in_all, currency))
     return joined(parts, " · ")
 
 
-def left_words(left: Left) -> Phrase:
-    """Return `3 h 10 min (2 h 50 min to 3 h 40 min)`."""
-    return phrase(
-        "{likely} ({low} to {high})",
-        likely=format_seconds(left.likely_s),
-        low=format_seconds(left.low_s),
-        high=format_seconds(left.high_s),
-    )
+def _last_rows(progress: Progress) -> Phrase:
+    """Return that a run ends, and what it still waits for."""
+    words = {
+        "why": ENDINGS[progress.ending],
+        "time": whole_seconds(progress.grace_s),
+        "n": progress.in_flight,
+    }
+    if progress.ending == "stopped":
+        return phrase("stopping: up to {time} for {n:,} rows; Ctrl-C again ends now", **words)
+    return phrase("{why}: up to {time} for {n:,} rows", **words)
 
 
 def progress_block(progress: Progress, now: float, language: str = "en") -> Iterator[str]:
     """Yield the lines that are printed now and then: replicas, errors, a sample."""
     share = progress.finished / progress.rows if progress.rows else 1.0
     head = [
+        phrase("at {time}", time=datetime.fromtimestamp(now).strftime("%H:%M:%S")),
         phrase("{share} of the rows", share=percent(share)),
         phrase("{share} of the answers cut", share=percent(progress.cut_share)),
     ]
@@ -125,14 +142,21 @@ def progress_block(progress: Progress, now: float, language: str = "en") -> Iter
         counts = sorted(progress.faults.items(), key=lambda item: -item[1])
         tries = [phrase("{what} {n:,}×", what=what, n=n) for what, n in counts]
         below.append(phrase("failed tries: {tries}", tries=joined(tries, ", ")))
-    for line in (*below, progress.sample):
+    if progress.error:
+        below.append(phrase("an error: {error}", error=progress.error))
+    if progress.sample:
+        below.append(phrase("an answer: {sample}", sample=progress.sample))
+    for line in below:
         if line:
             yield f"  {one_line(in_language(line, language))}"
 
 
 def _replica(replica: ReplicaProgress) -> str:
     about = phrase(
-        "{url}: {n}/{limit} in flight", url=replica.url, n=replica.in_flight, limit=replica.limit
+        "{url}: {n} in flight, {limit} at most",
+        url=replica.url,
+        n=replica.in_flight,
+        limit=replica.limit,
     )
     if replica.state != "working":
         words = phrase("{state}: {why}", state=STATES[replica.state], why=replica.why)
@@ -142,22 +166,22 @@ def _replica(replica: ReplicaProgress) -> str:
 
 
 def _rates(prompt: float, answer: float) -> Phrase:
-    return phrase("{prompt} + {answer} tokens/s", prompt=rate(prompt), answer=rate(answer))
+    return phrase("{prompt} tokens/s in, {answer} out", prompt=rate(prompt), answer=rate(answer))
 
 
 def _cost(cost: float, in_all: Cost | None, currency: str) -> str:
-    """Return `1.20 of 9.00 (8.00 to 11.00) CNY`."""
+    """Return `1.20 of 9.00 CNY (8.00 to 11.00)`."""
     if in_all is None:
-        return _money(cost, currency)
+        return money_words(cost, currency)
     values = {name: f"{money:,.2f}" for name, money in asdict(in_all).items()}
-    whole: str = values["likely"]
+    whole: str = money_words(in_all.likely, currency)
     if values["low"] != values["high"]:
-        whole = phrase("{likely} ({low} to {high})", **values)
-    words = phrase("{cost} of {in_all}", cost=f"{cost:,.2f}", in_all=whole)
-    return joined((words, currency), " ") if currency else words
+        whole = phrase("{likely} ({low} to {high})", **{**values, "likely": whole})
+    return phrase("{cost} of {in_all}", cost=f"{cost:,.2f}", in_all=whole)
 
 
-def _money(cost: float, currency: str) -> str:
+def money_words(cost: float, currency: str) -> str:
+    """Return `1.20 CNY`."""
     return f"{cost:,.2f} {currency}".rstrip()
 
 
@@ -209,11 +233,18 @@ def _notes(found: Survey) -> Iterator[Phrase]:
 
 
 def _forecast_lines(forecast: Mapping[str, Any]) -> Iterator[Phrase]:
-    seconds = Left(*(forecast[name] for name in ("low_s", "likely_s", "high_s")))
-    time = left_words(seconds)
-    yield phrase("predicted for {layout}: {time}", layout=forecast["layout"], time=time)
+    money = money_words(forecast["cost"] or 0.0, forecast["currency"] or "")
+    if forecast["layout"] is None:
+        yield phrase("the tokens cost {money} at most; by hours nothing is known", money=money)
+        return
+    yield phrase(
+        "predicted for {layout}: {likely} ({low} to {high})",
+        layout=forecast["layout"],
+        likely=format_seconds(forecast["likely_s"]),
+        low=format_seconds(forecast["low_s"]),
+        high=format_seconds(forecast["high_s"]),
+    )
     if forecast["cost"] is not None:
-        money = _money(forecast["cost"], forecast["currency"] or "")
         yield phrase("cost      {money}", money=money)
 
 
@@ -254,6 +285,18 @@ def outcome_table(counts: Mapping[Outcome, int], rows: int, language: str = "en"
     return grid
 
 
+def next_steps(account: Account) -> Iterator[Phrase]:
+    """Yield how a job goes on that is not whole, or has rows without an answer."""
+    if account.done < account.rows:
+        again = phrase("the same command goes on:\n{command}", command=account.command)
+        yield again if account.command else phrase("the same command goes on")
+    if any(account.counts.get(outcome) for outcome in RETRIED):
+        yield phrase(
+            "`--retry-errors` with the same command asks again for what was refused, failed or"
+            " poison"
+        )
+
+
 def file_lines(paths: Mapping[str, str]) -> Iterator[Phrase]:
     """Yield where files are, by what they are."""
     templates = {
@@ -269,15 +312,19 @@ def account_lines(account: Account) -> Phrase:
     prompt, answer = account.tokens
     lines: list[str] = [
         "",
-        phrase("time      {time}", time=format_seconds(account.progress.elapsed_s)),
-        phrase("tokens    {prompt:,} in, {answer:,} out", prompt=prompt, answer=answer),
+        phrase("time      {time} for this run", time=format_seconds(account.progress.elapsed_s)),
+        phrase(
+            "tokens    {prompt:,} in, {answer:,} out, of all rows", prompt=prompt, answer=answer
+        ),
     ]
     if account.again:
         lines.append(
             phrase("again     {n:,} rows may have been generated more than once", n=account.again)
         )
+    if account.progress.error:
+        lines.append(phrase("an error  {error}", error=account.progress.error))
     if account.progress.cost is not None:
-        money = _money(account.progress.cost, account.currency)
+        money = money_words(account.progress.cost, account.currency)
         lines.append(phrase("cost      {money} for this run", money=money))
     if account.written:
         files = {"output": account.output} | ({"errors": account.errors} if account.bad else {})

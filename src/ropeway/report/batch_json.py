@@ -1,7 +1,11 @@
 """A batch job as the documents of `--json` have it."""
 
+from typing import Any
+
+from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome
 from ropeway.batch.survey import Survey
+from ropeway.plan.candidate import Expectation
 from ropeway.report.batch import Account
 
 
@@ -39,3 +43,31 @@ def survey_json(found: Survey, samples: int, answers: int) -> dict[str, object]:
         "prompts_that_may_be_too_long": found.long,
         "shared_beginnings": found.groups,
     }  # fmt: skip
+
+
+def forecast_json(
+    tokens: tuple[int, int], planned: Expectation | None, price: Price | None, currency: str
+) -> dict[str, Any] | None:
+    """Return how long a job takes by the planner's figures, and what it costs then.
+
+    `tokens`: of all prompts, and of all answers at most. Where the planner says nothing, what they
+    cost, if they do.
+    """
+    _, answers = tokens
+    spans: dict[str, float | None] = dict.fromkeys(("likely_s", "low_s", "high_s"))
+    if planned is not None:
+        forecast = planned.forecast
+        spans = {
+            "likely_s": answers / forecast.output_tokens_per_s,
+            "low_s": answers / forecast.output_high,
+            "high_s": answers / forecast.output_low,
+        }
+    elif price is None or not (price.prompt or price.answer):
+        return None
+    return {
+        "layout": planned.layout if planned else None,
+        **spans,
+        "cost": price.of(spans["likely_s"] or 0.0, *tokens) if price else None,
+        "currency": currency or None,
+        "label": "predicted",
+    }

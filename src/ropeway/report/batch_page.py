@@ -1,15 +1,15 @@
 """The page of a batch job: what became of its rows, how fast this run was, and what failed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import median
 
 from ropeway.batch.progress import Rates
 from ropeway.batch.rows import Outcome
-from ropeway.report.batch import ENDINGS, STATES, Account
+from ropeway.report.batch import ENDINGS, STATES, Account, money_words, next_steps
 from ropeway.report.figures import percent, rate
-from ropeway.report.page import render_page
+from ropeway.report.page import prose, render_page
 from ropeway.units import format_seconds
 
 Timeline = Sequence[tuple[float, Rates]]
@@ -34,11 +34,20 @@ def batch_page(account: Account, timeline: Timeline, when: datetime, language: s
     end_s = max((elapsed_s for elapsed_s, _ in timeline), default=0.0)
     return render_page(
         "batch.html.j2",
-        {"rate": rate, "seconds": format_seconds, "percent": percent, "state": STATES.__getitem__},
+        {
+            "rate": rate,
+            "seconds": format_seconds,
+            "percent": percent,
+            "state": STATES.__getitem__,
+            "prose": prose,
+        },
         language=language,
         account=account,
         progress=progress,
         ending=ENDINGS.get(account.ended),
+        money=None if progress.cost is None else money_words(progress.cost, account.currency),
+        away=[one for one in progress.replicas if one.state != "working"],
+        steps=list(next_steps(replace(account, command=""))),
         shares=_shares(account),
         missing=account.rows - account.done,
         lines={name: _line(timeline, name, end_s, most) for name in ("prompt", "answer") if most},

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle, islice
+from socket import SOMAXCONN
 from urllib.parse import urlsplit
 
 from ropeway.endpoint.client import REHEARSAL_OWNER
@@ -24,6 +25,7 @@ class VirtualEndpoint(ThreadingHTTPServer):
     """Listens on the loopback, on `port` or, if somebody has that, on any other."""
 
     daemon_threads = True
+    request_queue_size = SOMAXCONN  # of 5 more, clients wait for seconds until they may connect
 
     def __init__(self, rehearsal: Rehearsal, port: int, model: str) -> None:
         self.rehearsal = rehearsal
