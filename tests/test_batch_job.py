@@ -2,12 +2,11 @@
 
 import io
 import os
-import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from batch_endpoint import Faults
 
 from batch_calls import columns, run, serving
 from batch_rows import result
@@ -19,6 +18,7 @@ from ropeway.batch.rows import Outcome
 from ropeway.batch.segments import shard_folders
 from ropeway.batch.servers import Servers
 from ropeway.batch.settings import make_form
+from ropeway.cli import batch_job
 from ropeway.errors import Refused
 
 SERVERS = Servers((), "m", None, frozenset(), "", ())
@@ -73,30 +73,22 @@ def test_nobody_else_has_it_until_its_files_are_written(tmp_path: Path) -> None:
         assert job.journal.counts == {Outcome.ANSWERED: 1}
 
 
-def test_nor_while_the_verb_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It waits for who reads its errors: those are more than a pipe holds."""
-    source = columns(tmp_path / "in.jsonl", *({"prompt": f"say {n}"} for n in range(1000)))
-    pipe, taken, begun = tmp_path / "pipe", [], threading.Event()
-    os.mkfifo(pipe)
+def test_nor_while_the_verb_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = columns(tmp_path / "in.jsonl", {"prompt": "say one"})
+    asked: list[str] = []
 
-    def read() -> None:
-        with pipe.open("rb") as errors:
-            errors.read(1)
-            begun.set()
-            try:
-                take_folder(tmp_path / "o.journal", silence=0).release()
-                taken.append("free")
-            except Refused as refused:
-                taken.append(refused.what)
-            errors.read()
+    def write(order: Order, counts: Counter[Outcome]) -> None:
+        with pytest.raises(Refused) as refused:
+            take_folder(order.folder, silence=0)
+        asked.append(refused.value.what)
+        write_files(order, counts)
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    with serving(faults=Faults(refused=1.0)) as (url, _):
-        run(capsys, source, "-o", tmp_path / "o", "--errors", pipe, "--url", url)
-    assert begun.is_set()
-    reader.join(10)
-    assert taken == ["another run is writing to this output"]
+    monkeypatch.setattr(batch_job, "write_files", write)
+    with serving() as (url, _):
+        assert run(capsys, source, "-o", tmp_path / "o", "--url", url)[0] == 0
+    assert asked == ["another run is writing to this output"]
 
 
 def test_a_job_that_ends_later_does_not_write_over_anothers_output(tmp_path: Path) -> None:

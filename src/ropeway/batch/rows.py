@@ -50,7 +50,7 @@ _WORDS = {
 }
 
 RETRIED = frozenset(outcome for outcome in Outcome if not outcome.good)
-"""What `--retry-errors` takes back. What was skipped cannot be sent this time either."""
+"""What `--retry-errors` takes back. What was skipped may fit the model now, or have its picture."""
 
 
 @dataclass(frozen=True, slots=True)
