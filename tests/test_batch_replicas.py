@@ -6,6 +6,8 @@ import resource
 import socket
 from collections import Counter
 
+import pytest
+
 import virtual_time
 from batch_server import (
     BatchServer,
@@ -316,3 +318,41 @@ def test_a_row_that_is_turned_away_was_in_no_engine() -> None:
 
     done, _ = job(answer, count=100, tries=1, most=1, start=1)
     check_answered(done, 100)
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_who_answers_by_single_bytes_is_not_waited_for_without_end(
+    begin: bytes, piece: bytes
+) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gone = contextlib.suppress(ConnectionError, asyncio.IncompleteReadError)
+        with contextlib.closing(writer), gone:
+            while not (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+                writer.write(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+            writer.write(begin)
+            for _ in range(3600):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(1)
+
+    async def main() -> tuple[Job, float]:
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        began = loop.time()
+        async with server:
+            done = await run_job(rows(1), Endpoint(url), tries=1, silence_s=20)
+        return done, loop.time() - began
+
+    done, seconds = virtual_time.run(main())
+    assert done.journal.outcomes() == {0: Outcome.FAILED}
+    assert "no whole answer within 1 min 10 s" in done.journal.lines()[0]["error"]["message"]
+    assert 70 <= seconds <= 80
+    assert done.ended.progress.faults == {"answer too slow": 1}

@@ -301,40 +301,6 @@ def test_a_refusal_that_comes_before_the_body_is_sent_is_read(size: int) -> None
     assert (answer.verdict, answer.words) == (Verdict.REFUSED, "413: too large")
 
 
-@pytest.mark.parametrize(
-    ("begin", "piece"),
-    [
-        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
-        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
-        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    ],
-)
-def test_who_answers_by_single_bytes_is_not_waited_for_without_end(
-    begin: bytes, piece: bytes
-) -> None:
-    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            writer.write(begin)
-            for _ in range(3600):
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(1)
-
-    async def main() -> tuple[Answer, float]:
-        loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(drip, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        began = loop.time()
-        async with server, Sender(Endpoint(url), 20.0) as sender:
-            answer = await sender.send(row(0), "ours-7", lambda: None)
-        return answer, loop.time() - began
-
-    answer, seconds = virtual_time.run(main())
-    assert answer.verdict is Verdict.FAILED
-    assert answer.words == "bytes came, and no whole answer within 20.0 s"
-    assert 20 <= seconds <= 60
-
-
 @pytest.mark.parametrize("status", ["400 No", "401 No", "500 No", "200 OK"])
 def test_our_key_is_not_kept_where_a_server_repeats_it(status: str) -> None:
     key = 'tok/en-"1234'

@@ -23,6 +23,7 @@ from ropeway.batch.rows import Outcome, Result, Row, Trouble
 from ropeway.batch.send import Sender
 from ropeway.batch.verdict import Answer, Verdict, result_of, without_answer
 from ropeway.phrases import phrase
+from ropeway.units import format_seconds
 
 _POLL_S = 1.0
 # What may wait for the disk, in bytes, before no more is asked for.
@@ -45,8 +46,7 @@ _SILENCES = 3
 _IDLE_LOOKS = 60
 # A replica that served and then refused us is asked again after this.
 _BARRED_S = 30.0
-# So many refusals for now count as a failed try: some servers say this of a row that is too large,
-# or of a picture that they do not find.
+# So many refusals for now count as a failed try: some servers say so of a row that is too large.
 _LATERS = 10
 # Of what a replica takes at once, the share that may be rows with which engines died.
 _SUSPECTS = 16
@@ -191,7 +191,7 @@ class Dispatch:
 
     def _fly(self, replica: Replica, row: Row, task: asyncio.Task[None]) -> Flight:
         self._sendings += 1
-        flight = replica.flying[row.ordinal] = Flight(row, task, self._sendings)
+        flight = replica.flying[row.ordinal] = Flight(row, task, self._sendings, self.clock())
         return flight
 
     async def _judge(self, replica: Replica, row: Row, answer: Answer) -> None:
@@ -404,6 +404,7 @@ class Dispatch:
                     self.wake.set()
                 continue
             await asyncio.sleep(_POLL_S * random.uniform(0.8, 1.2))
+            self._too_slow(replica)
             health = await replica.sender.metrics()
             if health.bad:
                 health = await replica.sender.healthy()
@@ -425,14 +426,19 @@ class Dispatch:
     def _forgotten(self, replica: Replica, number: int) -> None:
         """Take back what is in flight at a replica that does nothing, up to one sending."""
         words = phrase("the engine has forgotten it: there nothing runs or waits")
-        for flight in [
-            one for one in replica.flying.values() if one.reached and one.number <= number
-        ]:
-            del replica.flying[flight.row.ordinal]
-            flight.task.cancel()
+        for flight in replica.abandon(lambda one: one.reached and one.number <= number):
             self.faults[phrase("forgotten")] += 1
             self._trouble(flight.row).reached = True
             self._cut_off(flight.row, words)
+
+    def _too_slow(self, replica: Replica) -> None:
+        """Charge rows whose answers come, or whose requests go, byte by byte."""
+        limit, now = replica.sender.longest_s, self.clock()
+        words = phrase("no whole answer within {limit}", limit=format_seconds(limit))
+        for flight in replica.abandon(lambda one: now - one.begun > limit):
+            self.faults[phrase("answer too slow")] += 1
+            self._trouble(flight.row).reached |= flight.reached
+            self._charge(flight.row, words)
 
     async def _ask_after(self, replica: Replica) -> bool:
         """Find out whether a replica has died, once for all failures that come together.
@@ -450,10 +456,7 @@ class Dispatch:
     def _died(self, replica: Replica, health: Health) -> None:
         """Take back all that is in flight at a replica that is lost."""
         self._away(replica, health.fault)
-        flying = list(replica.flying.values())
-        replica.flying.clear()
-        for flight in flying:
-            flight.task.cancel()
+        for flight in replica.abandon(lambda _: True):
             self._outlived(flight, health)
 
     def _away(self, replica: Replica, why: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -38,7 +39,7 @@ class State(StrEnum):
 class Flight:
     """A row that was sent to a replica, and the task that waits for it.
 
-    number   which of the job's sendings it is
+    number   which of the job's sendings it is, and `begun`: when it began
     reached  whether an engine may be at work on it: all of it was sent. One that was turned away
              with 503 only waits to learn why
     """
@@ -46,6 +47,7 @@ class Flight:
     row: Row
     task: asyncio.Task[None]
     number: int
+    begun: float
     reached: bool = False
 
     def sent(self) -> None:
@@ -90,6 +92,14 @@ class Replica:
     def ready(self, now: float) -> bool:
         """Whether it may be sent rows at all."""
         return self.state is State.WORKING and self.paused_until <= now
+
+    def abandon(self, chosen: Callable[[Flight], bool]) -> list[Flight]:
+        """Wait no more for the flights that are chosen, and return them."""
+        given_up = [flight for flight in self.flying.values() if chosen(flight)]
+        for flight in given_up:
+            del self.flying[flight.row.ordinal]
+            flight.task.cancel()
+        return given_up
 
     def has_room(self, now: float) -> bool:
         """Whether it may be sent one row more."""
