@@ -29,8 +29,10 @@ PROMPT = "The lift goes up the hill and comes down every day. " * 4
 
 
 def _event(text: str, finish: str | None) -> bytes:
-    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
-    chunk = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "fake"}
+    # With what both a completion and a chat have, so that either client finds its own.
+    said = {"text": text, "delta": {"content": text}}
+    choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+    chunk = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake"}
     data = f"data: {json.dumps(chunk | {'choices': [choice], 'usage': None})}\n\n".encode()
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
@@ -47,6 +49,9 @@ class RawEndpoint:
     tpot_s: float
     due: list[tuple[float, int, "Served", int]] = field(default_factory=list)
     count: int = 0
+    record: list[tuple[float, float, float, int]] | None = None
+    """When each request arrived, and its first and last token were sent, by the monotonic clock,
+    and how many tokens it had; None: not kept."""
 
     async def run(self, port: int) -> None:
         """Serve until the process ends."""
@@ -62,6 +67,11 @@ class RawEndpoint:
     def _send(self, due: float, number: int, to: "Served", left: int) -> None:
         if to.transport.is_closing():
             return
+        if self.record is not None:
+            now = time.monotonic()
+            to.first = to.first or now
+            if left == 1:
+                self.record.append((to.arrived, to.first, now, to.tokens))
         to.transport.write(_TOKEN if left > 1 else _LAST + _DONE)
         if left > 1:
             heapq.heappush(self.due, (due + self.tpot_s, number, to, left - 1))
@@ -71,7 +81,9 @@ class RawEndpoint:
     def take(self, connection: "Served", head: bytes, body: bytes) -> None:
         """Answer one request."""
         if not head.startswith(b"POST"):
-            plain = b'{"status":"ok"}'
+            plain = b'{"object":"list","data":[{"id":"fake"}]}'
+            if head.startswith(b"GET /record"):
+                plain = json.dumps(self.record).encode()
             connection.transport.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%b" % (len(plain), plain)
@@ -79,7 +91,13 @@ class RawEndpoint:
             return
         connection.last = b"connection: close" in head.lower()
         self.count += 1
-        tokens = int(json.loads(body).get("max_tokens") or 16)
+        if head.startswith(b"POST /tokenize"):
+            connection.transport.write(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+            return
+        connection.arrived, connection.first = time.monotonic(), 0.0
+        asked = json.loads(body)
+        tokens = int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 16)
+        connection.tokens = tokens
         connection.transport.write(_HEAD)
         heapq.heappush(self.due, (time.monotonic() + self.ttft_s, self.count, connection, tokens))
 
@@ -93,6 +111,8 @@ class Served(asyncio.Protocol):
         self.endpoint = endpoint
         self.held = b""
         self.last = False
+        self.arrived = self.first = 0.0
+        self.tokens = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -189,8 +209,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token")
     parser.add_argument("--tpot", type=float, default=0.008, help="seconds between tokens")
+    parser.add_argument("--record", action="store_true", help="keep what `GET /record` tells")
     args = parser.parse_args()
-    asyncio.run(RawEndpoint(args.ttft, args.tpot).run(args.port))
+    record = [] if args.record else None
+    asyncio.run(RawEndpoint(args.ttft, args.tpot, record=record).run(args.port))
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ STRANGERS = (
     ({"weights"}, {"doctor", "plan", "launch"}),
 )
 # report renders results; it does not know how they came about.
-REPORT_IMPORTS = {"report", "bench.comparison", "bench.stats", "endpoint.stream", "units"} | {
-    "bench.load_test", "errors", "hardware", "doctor.finding", "doctor.pings", "diagnosis.result",
-    "phrases", "outside", "models.shape", "models.summary",
+REPORT_IMPORTS = {"report", "bench.comparison", "bench.figures", "bench.stats"} | {
+    "bench.load_test", "endpoint.stream", "units", "errors", "hardware", "doctor.finding",
+    "doctor.pings", "diagnosis.result", "phrases", "outside", "models.shape", "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
     "plan.estimate", "batch.progress", "batch.rows", "batch.survey",
 }  # fmt: skip

@@ -217,7 +217,7 @@ def test_what_is_committed_is_written_although_the_disk_is_full(
     with serving() as (url, _):
         args = (tmp_path / "in.jsonl", "-o", out, "--url", url)
         run(capsys, *args, "--max-cost", "1e-9", "--price", "1")  # it has looked at its input
-        with files_of_at_most(200_000):
+        with files_of_at_most(500_000):
             code, said, _ = run(capsys, *args)
         assert (code, said["ended"], said["output"]) == (1, "broken", str(out))
         assert 0 < len(texts(out)) == said["outcomes"]["answered"] < 2000

@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from certificates import self_signed
 from json_documents import read_document
 from raw_server import Answer, RawServer, document, events, head, raw_server
 from ropeway.cli.main import exit_code
@@ -194,17 +193,7 @@ def test_an_answer_that_comes_too_slowly_is_given_up(capsys: Captured) -> None:
 def test_a_certificate_that_nobody_signed_is_refused_with_the_way_to_trust_it(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = self_signed(tmp_path, "IP:127.0.0.1")
     with raw_server(answering({"completions": events(piece("hi", "stop"))})) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         url = ("--url", server.url.replace("http", "https"))

@@ -16,9 +16,10 @@ from ropeway.bench.comparison import (
     in_order,
     shape_of,
 )
+from ropeway.bench.figures import Quantiles, Summary
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.stats import Quantiles, Summary, summarise
+from ropeway.bench.stats import summarise
 from ropeway.endpoint.stream import Failure
 from ropeway.phrases import phrase
 from ropeway.report.compare import axis, curve_points, pairs, render_html, when

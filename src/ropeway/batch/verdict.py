@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ropeway.batch.rows import Outcome, Result, Row
-from ropeway.endpoint.client import server_words
+from ropeway.endpoint.words import server_words
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes

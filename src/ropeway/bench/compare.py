@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ropeway.bench.comparison import Comparison, LayoutResult
+from ropeway.bench.figures import Summary
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import RunWriter, recorded, write_json
+from ropeway.bench.record import RunWriter, read_timings, recorded, without_answer, write_json
 from ropeway.bench.run import prepare, run_bench
-from ropeway.bench.stats import Summary
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import Client, Request
 from ropeway.endpoint.stream import Timing
@@ -149,23 +149,21 @@ class ComparisonRun:
             f"{counted(self.load.requests, 'request')} from {counted(self.load.clients, 'client')}"
         )
         with self.screen.step(name) as step, RunWriter(folder, conditions) as writer:
-            result = asyncio.run(
-                run_bench(
-                    endpoint,
-                    model,
-                    conditions.load,
-                    self.recipe,
-                    on_progress=lambda progress: step.tick(str(progress)),
-                    on_timing=writer.append,
-                )
+            result = run_bench(
+                endpoint,
+                model,
+                conditions.load,
+                self.recipe,
+                writer.append,
+                on_progress=lambda progress: step.tick(str(progress)),
             )
-            summary, failure = writer.finish(result)
+            figures, failure = writer.finish(result)
             if failure:
                 raise failure
-            step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
+            step.ok(f"{figures.summary.output_tokens_per_s:.1f} output tokens/s")
         self.conditions = self.conditions or conditions
-        self.timings[str(layout)] = result.timings
-        return summary
+        self.timings[str(layout)] = [without_answer(one) for one in read_timings(writer.path)]
+        return figures.summary
 
     def _keep(self, result: LayoutResult) -> LayoutResult:
         self.results.append(result)

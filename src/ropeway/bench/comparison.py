@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from ropeway.bench.figures import Summary
 from ropeway.bench.load_test import LoadTest
-from ropeway.bench.stats import Summary
 
 Status = Literal["ok", "failed", "refused"]
 

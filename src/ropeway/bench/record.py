@@ -1,25 +1,31 @@
 """A run's folder: `conditions.json`, `timings.jsonl` (one line for each request), `summary.json`.
 
 The raw timings are the record; the summary can always be computed from them again. In the file,
-times are seconds from the first request sent, rounded to a microsecond.
+times are seconds from the start, rounded to a microsecond.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from ropeway.bench.load_test import Conditions
+import msgspec
+
+from ropeway.bench.figures import Figures
+from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.own_share import doubts, own_share
 from ropeway.bench.run import BenchResult
-from ropeway.bench.stats import Summary, summarise
+from ropeway.bench.stats import summarise
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 
 SCHEMA = 1
+
+_DECODER = msgspec.json.Decoder(Timing)
 
 
 def new_run_dir(parent: Path, verb: str, now: datetime) -> Path:
@@ -38,10 +44,11 @@ class RunWriter:
     """
 
     def __init__(self, folder: Path, conditions: Conditions) -> None:
-        self.folder = folder
-        self._zero: float | None = None
+        self._load = conditions.load
+        self.folder, self.path = folder, folder / "timings.jsonl"
+        self._empty = True
         self._made = not folder.exists()
-        if (folder / "timings.jsonl").exists():
+        if self.path.exists():
             raise Refused(
                 "this directory already holds a run",
                 where=str(folder),
@@ -50,7 +57,7 @@ class RunWriter:
         try:
             folder.mkdir(0o700, parents=True, exist_ok=True)
             write_json(folder / "conditions.json", conditions.as_json())
-            self._lines = (folder / "timings.jsonl").open("xb", buffering=0)
+            self._lines = self.path.open("xb", buffering=0)
         except OSError as error:
             raise Refused(
                 phrase("cannot write the results: {reason}", reason=reason_of(error)),
@@ -63,38 +70,63 @@ class RunWriter:
 
     def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         self._lines.close()
-        if error is not None and self._zero is None:
-            (self.folder / "timings.jsonl").unlink()
+        if error is not None and self._empty:
+            self.path.unlink()
             (self.folder / "conditions.json").unlink()
             if self._made:
                 self.folder.rmdir()
 
-    def append(self, timing: Timing) -> None:
-        """Write one timing."""
-        if self._zero is None:
-            self._zero = timing.sent
-        line = _encoded(_as_row(timing, self._zero))
+    def append(self, lines: bytes) -> None:
+        """Write timings, as whole lines."""
+        self._empty = False
         start = self._lines.tell()
-        with recorded(self.folder / "timings.jsonl"):
+        with recorded(self.path):
             try:
-                while line:
-                    line = line[self._lines.write(line) :]
+                while lines:
+                    lines = lines[self._lines.write(lines) :]
             except OSError:
                 self._lines.truncate(start)
                 self._lines.seek(start)
                 raise
 
-    def finish(self, result: BenchResult) -> tuple[Summary, RopewayError | None]:
-        """Write `summary.json`; return the summary, and what could not be written, if so."""
-        summary = summarise(result.timings, result.duration_s)
-        document = {"ended": result.ended, "late": result.late} | dataclasses.asdict(summary)
+    def finish(self, result: BenchResult) -> tuple[Figures, RopewayError | None]:
+        """Write `summary.json`; return the figures, and what could not be written, if so."""
+        figures = figures_of(result, read_timings(self.path), self._load)
+        whole = figures.as_json()
+        own = {name: whole[name] for name in ("own_share", "doubts")}
+        document = {"ended": result.ended, **dataclasses.asdict(figures.summary), **own}
         path, failure = self.folder / "summary.json", result.failure
         try:
             with recorded(path):
                 write_json(path, document)
         except RopewayError as error:
             failure = failure or error
-        return summary, failure
+        return figures, failure
+
+
+def figures_of(result: BenchResult, timings: Iterable[Timing], load: LoadTest) -> Figures:
+    """Return the figures of a run that has ended."""
+    summary, own = summarise(timings, load), own_share(result.shares)
+    return Figures(summary, own, doubts(own, summary, load))
+
+
+def without_answer(timing: Timing) -> Timing:
+    """Return a timing without its pieces and texts, which take most of its room."""
+    return dataclasses.replace(timing, chunks=(), text="", reasoning="")
+
+
+def read_timings(path: Path) -> Iterator[Timing]:
+    """Yield the timings of a record, in the order in which requests ended.
+
+    Raises ValueError for a line that is none.
+    """
+    with path.open("rb") as lines:
+        yield from timings_of(lines)
+
+
+def timings_of(lines: Iterable[bytes]) -> Iterator[Timing]:
+    """Yield the timings of lines of a record. Raises ValueError for a line that is none."""
+    return map(_DECODER.decode, lines)
 
 
 @contextmanager
@@ -108,19 +140,6 @@ def recorded(path: Path) -> Iterator[None]:
             where=str(path),
             hint="check whether the disk is full; what was written before is kept",
         ) from error
-
-
-def _as_row(timing: Timing, zero: float) -> dict[str, Any]:
-    def at(moment: float | None) -> float | None:
-        return None if moment is None else round(moment - zero, 6)
-
-    return dataclasses.asdict(timing) | {
-        "sent": at(timing.sent),
-        "first_token": at(timing.first_token),
-        "last": at(timing.last),
-        "ended": at(timing.ended),
-        "chunks": [[at(moment), tokens] for moment, tokens in timing.chunks],
-    }
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:

@@ -1,102 +1,169 @@
 """From raw timings to figures. Pure: the same timings always give the same summary."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+import operator
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
+from ropeway.bench.figures import Failures, Quantiles, Steady, Summary
+from ropeway.bench.load_test import LoadTest
+from ropeway.bench.sending.answers import UNFINISHED
 from ropeway.endpoint.stream import Timing
 
-UNFINISHED = "unfinished"
-"""The failure kind of a request that we cancelled, at Ctrl-C or the time limit."""
+# Fewer requests in a window say nothing of a steady state.
+_FEWEST_STEADY = 20
+_LATE_S = 0.05
+# The steps in which tokens are counted.
+_PLACE_S = 0.05
 
 
-@dataclass(frozen=True)
-class Quantiles:
-    """Mean and quantiles of a set of durations, in seconds."""
+class Columns:
+    """What figures need of a run, 70 bytes a request: `add` each timing.
 
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The figures of a run.
-
-    requests       sent in all: completed + failed (`errors`, counted by kind) + unfinished
-    duration_s     from the first request sent to the last one ended
-    input_tokens   of the completed requests, template included, as the server counted
-    output_tokens  of completed and unfinished requests: the tokens that arrived in `duration_s`
-    counted        whether the server counted every completed request's tokens itself; otherwise
-                   they are counted by pieces of the stream, which can be too few
-    ttft_s, tpot_s, e2e_s
-                   of the completed requests (tpot: of those with two tokens or more); None when
-                   there are none
+    Durations are NaN where there are none.
     """
 
-    requests: int
-    completed: int
-    errors: dict[str, int]
-    unfinished: int
-    duration_s: float
-    input_tokens: int
-    output_tokens: int
-    counted: bool
-    output_tokens_per_s: float
-    requests_per_s: float
-    ttft_s: Quantiles | None
-    tpot_s: Quantiles | None
-    e2e_s: Quantiles | None
+    def __init__(self) -> None:
+        self.sent, self.ended = array("d"), array("d")
+        self.wait, self.ttft, self.tpot, self.e2e = (array("d") for _ in range(4))
+        self.good = array("b")
+        self.input = self.output = 0
+        self.counted = True
+        self.errors: Counter[str] = Counter()
+        self.failed_s: dict[str, list[float]] = defaultdict(list)
+        self.messages: dict[str, str] = {}
+        self.tokens: defaultdict[int, float] = defaultdict(float)  # by their step
 
-    @property
-    def failed(self) -> int:
-        """The number of requests that failed."""
-        return sum(self.errors.values())
+    def add(self, timing: Timing) -> None:
+        """Take one request."""
+        good = timing.error is None
+        self.sent.append(timing.sent)
+        self.ended.append(timing.ended)
+        self.good.append(good)
+        due = timing.sent if timing.due is None else timing.due
+        self.wait.append(timing.sent - due)
+        for column, value in (
+            (self.ttft, timing.ttft_s), (self.tpot, timing.tpot_s), (self.e2e, timing.e2e_s),
+        ):  # fmt: skip
+            column.append(value if good and value is not None else math.nan)
+        if timing.error is not None:
+            self.errors[timing.error.kind] += 1
+            self.failed_s[timing.error.kind].append(timing.ended - timing.sent)
+            self.messages.setdefault(timing.error.kind, timing.error.message)
+        if timing.error is None or timing.error.kind == UNFINISHED:
+            self.output += timing.output_tokens
+            self._place(timing)
+        if good:
+            self.input += timing.input_tokens or 0
+            self.counted &= timing.counted
+
+    def _place(self, timing: Timing) -> None:
+        """Note when the tokens came; the server's count goes before a count of pieces."""
+        pieces = sum(tokens for _, tokens in timing.chunks)
+        each = timing.output_tokens / pieces if pieces else 0.0
+        for at, tokens in timing.chunks:
+            self.tokens[int(at / _PLACE_S)] += tokens * each
 
 
-def span(timings: Iterable[Timing]) -> float:
-    """Return the seconds from the first request sent to the last one ended; 0 without requests."""
-    requests = list(timings)
-    if not requests:
-        return 0.0
-    return max(timing.ended for timing in requests) - min(timing.sent for timing in requests)
-
-
-def first_messages(timings: Iterable[Timing]) -> dict[str, str]:
-    """Return the message of the first failure of each kind."""
-    messages: dict[str, str] = {}
+def summarise(timings: Iterable[Timing], load: LoadTest) -> Summary:
+    """Return the figures of a run under a load."""
+    columns = Columns()
     for timing in timings:
-        if timing.error:
-            messages.setdefault(timing.error.kind, timing.error.message)
-    return messages
-
-
-def summarise(timings: Sequence[Timing], duration: float) -> Summary:
-    """Return the figures of a run; `duration` in seconds, 0 gives rates of 0."""
-    completed = [timing for timing in timings if timing.error is None]
-    errors = Counter(timing.error.kind for timing in timings if timing.error)
+        columns.add(timing)
+    errors = Counter(columns.errors)
     unfinished = errors.pop(UNFINISHED, 0)
-    arrived = sum(
-        timing.output_tokens
-        for timing in timings
-        if timing.error is None or timing.error.kind == UNFINISHED
-    )
+    begin, end = (min(columns.sent), max(columns.ended)) if columns.sent else (0.0, 0.0)
+    duration = end - begin
+    completed = sum(columns.good)
+    open_loop = load.rate is not None
     return Summary(
-        requests=len(timings),
-        completed=len(completed),
+        requests=len(columns.sent),
+        completed=completed,
         errors=dict(sorted(errors.items())),
         unfinished=unfinished,
         duration_s=duration,
-        input_tokens=sum(timing.input_tokens or 0 for timing in completed),
-        output_tokens=arrived,
-        counted=all(timing.counted for timing in completed),
-        output_tokens_per_s=arrived / duration if duration else 0.0,
-        requests_per_s=len(completed) / duration if duration else 0.0,
-        ttft_s=_quantiles(timing.ttft_s for timing in completed),
-        tpot_s=_quantiles(timing.tpot_s for timing in completed),
-        e2e_s=_quantiles(timing.e2e_s for timing in completed),
+        input_tokens=columns.input,
+        output_tokens=columns.output,
+        counted=columns.counted,
+        output_tokens_per_s=columns.output / duration if duration else 0.0,
+        requests_per_s=completed / duration if duration else 0.0,
+        concurrency=_in_flight(columns, begin, end),
+        ttft_s=_quantiles(columns.ttft),
+        tpot_s=_quantiles(columns.tpot),
+        e2e_s=_quantiles(columns.e2e),
+        wait_s=_quantiles(_added(columns.wait, columns.e2e, 0.0)) if open_loop else None,
+        due_ttft_s=_quantiles(_added(columns.wait, columns.ttft)) if open_loop else None,
+        due_e2e_s=_quantiles(_added(columns.wait, columns.e2e)) if open_loop else None,
+        failures={
+            kind: Failures(columns.messages[kind], figures)
+            for kind, durations in sorted(columns.failed_s.items())
+            if kind != UNFINISHED and (figures := _quantiles(durations))
+        },
+        steady=_steady(columns, load),
+        due_per_s=_pace(map(operator.sub, columns.sent, columns.wait)) if open_loop else None,
+        sent_per_s=_pace(columns.sent) if open_loop else None,
+        late=sum(wait > _LATE_S for wait in columns.wait) if open_loop else 0,
     )
+
+
+def _steady(columns: Columns, load: LoadTest) -> Steady | None:
+    """Return the figures of the steady part; None where too few requests were sent in it."""
+    begins, ends = _window(columns, load)
+    inside = [at for at, sent in enumerate(columns.sent) if begins <= sent < ends]
+    if len(inside) < _FEWEST_STEADY:
+        return None
+    # Tokens are placed in steps, so the window's ends are moved to steps.
+    first, last = math.ceil(begins / _PLACE_S), int(ends / _PLACE_S)
+    tokens = sum(count for place, count in columns.tokens.items() if first <= place < last)
+    ended = zip(columns.ended, columns.good, strict=True)
+    finished = sum(1 for at, good in ended if good and begins <= at < ends)
+    seconds = ends - begins
+    return Steady(
+        begins_s=begins,
+        ends_s=ends,
+        requests=len(inside),
+        output_tokens_per_s=tokens / ((last - first) * _PLACE_S) if last > first else 0.0,
+        requests_per_s=finished / seconds,
+        concurrency=_in_flight(columns, begins, ends),
+        ttft_s=_quantiles(columns.ttft[at] for at in inside),
+        tpot_s=_quantiles(columns.tpot[at] for at in inside),
+        e2e_s=_quantiles(columns.e2e[at] for at in inside),
+    )
+
+
+def _window(columns: Columns, load: LoadTest) -> tuple[float, float]:
+    """Return when the load became steady, and when it ceased to be."""
+    if not columns.sent:
+        return 0.0, 0.0
+    ends = max(columns.sent)
+    if load.rate is not None:
+        typical = _quantiles(columns.e2e)
+        return (2 * typical.p50 if typical else ends), ends
+    ended = sorted(columns.ended)
+    return (ended[load.clients - 1] if len(ended) >= load.clients else ends), ends
+
+
+def _in_flight(columns: Columns, begin: float, end: float) -> float:
+    """Return how many requests were in flight between two moments, on average."""
+    if end <= begin:
+        return 0.0
+    spans = zip(columns.sent, columns.ended, strict=True)
+    overlaps = (min(ended, end) - max(sent, begin) for sent, ended in spans)
+    return sum(seconds for seconds in overlaps if seconds > 0) / (end - begin)
+
+
+def _added(waits: Iterable[float], times: Iterable[float], share: float = 1.0) -> Iterator[float]:
+    """Yield each wait and its request's time, of which a share counts."""
+    for wait, seconds in zip(waits, times, strict=True):
+        yield wait + seconds * share
+
+
+def _pace(moments: Iterable[float]) -> float | None:
+    """Return how many moments come in a second; None where there is no time between them."""
+    known = sorted(moments)
+    span = known[-1] - known[0] if known else 0.0
+    return (len(known) - 1) / span if span else None
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -114,9 +181,10 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def _quantiles(seconds: Iterable[float | None]) -> Quantiles | None:
-    known = sorted(value for value in seconds if value is not None)
+def _quantiles(seconds: Iterable[float]) -> Quantiles | None:
+    """Return the quantiles of the values that are numbers; None where there are none."""
+    known = sorted(value for value in seconds if not math.isnan(value))
     if not known:
         return None
-    mean = sum(known) / len(known)
+    mean = math.fsum(known) / len(known)
     return Quantiles(mean, quantile(known, 0.5), quantile(known, 0.9), quantile(known, 0.99))

@@ -39,7 +39,6 @@ from ropeway.batch.servers import Servers, ask_servers, replicas_of
 from ropeway.batch.settings import make_form
 from ropeway.batch.stored import Output
 from ropeway.batch.survey import Survey
-from ropeway.bench.run import stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
 from ropeway.cli.batch_ray import Crew, send_on_ray
@@ -289,7 +288,7 @@ def _send(
     """Send what is not done, show how it goes, and close the journal."""
 
     async def run() -> Ended:
-        with stopped_by_interrupt(signal.SIGTERM) as stop:
+        with event_loop.stopped_by_interrupt(signal.SIGTERM) as stop:
             return await run_batch(
                 job.rows(), job.journal, servers.endpoints, settings,
                 lambda progress: view.show(progress, step),

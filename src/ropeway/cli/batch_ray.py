@@ -1,6 +1,5 @@
 """A batch job on Ray: what its tasks are told, and how they are watched."""
 
-import asyncio
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from ropeway.batch.progress import Progress, Rates
 from ropeway.batch.run import Ended, Settings
 from ropeway.batch.servers import Servers
 from ropeway.batch.totals import Totals
-from ropeway.bench.run import stopped_by_interrupt
+from ropeway.endpoint import event_loop
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
 from ropeway.units import counted
@@ -56,9 +55,9 @@ def send_on_ray(
         )
 
         async def run() -> tuple[Ended, Totals]:
-            with stopped_by_interrupt(signal.SIGTERM) as stop:
+            with event_loop.stopped_by_interrupt(signal.SIGTERM) as stop:
                 return await run_on_ray(
                     ray, job, servers.endpoints, settings, count, tell, stop=stop
                 )
 
-        return asyncio.run(run())
+        return event_loop.run(run())

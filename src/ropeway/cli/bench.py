@@ -1,7 +1,6 @@
 """`ropeway bench`: measure an endpoint under load."""
 
 import asyncio
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -10,17 +9,16 @@ from pathlib import Path
 
 import click
 
+from ropeway.bench.figures import Figures, Summary
 from ropeway.bench.load_test import MEASURED, NOT_STATED, Conditions, LoadTest
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter, new_run_dir
 from ropeway.bench.run import BenchResult, prepare, run_bench, stopped_by_interrupt
-from ropeway.bench.stats import Summary, first_messages
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, Exit, RopewayError
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Expectation
@@ -35,6 +33,10 @@ from ropeway.units import counted, format_seconds
 @screen_options
 @endpoint_options(timeout=600.0, load=True)
 @load_options
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True,
+    help="Processes that send, each with its share of the clients.",
+)  # fmt: skip
 @click.option("--layout", default=NOT_STATED, help="Parallel layout, for the record.")
 @click.option("--engine", default=NOT_STATED, help="Engine and version, for the record.")
 @click.option("--hardware", default=NOT_STATED, help="Hardware, for the record.")
@@ -50,6 +52,7 @@ def bench(
     endpoint: Endpoint,
     model: str | None,
     load: LoadTest,
+    processes: int,
     layout: str,
     engine: str,
     hardware: str,
@@ -85,9 +88,11 @@ def bench(
     folder = out or new_run_dir(Path("runs"), "bench", datetime.now(UTC))
     current_call().folder = folder
     with RunWriter(folder, conditions) as writer:
-        result = _measure(endpoint, conditions, recipe, screen, writer.append)
-        summary, failure = writer.finish(result)
-    _report(screen, conditions, summary, result, folder)
+        keep = writer.append
+        result = _measure(endpoint, conditions, recipe, screen, keep, processes=processes)
+        figures, failure = writer.finish(result)
+    summary = figures.summary
+    _report(screen, conditions, figures, result, folder)
     if failure:
         raise failure
     if result.ended == "interrupted":
@@ -101,57 +106,54 @@ def _measure(
     conditions: Conditions,
     recipe: Recipe,
     screen: Screen,
-    keep: Callable[[Timing], None],
+    keep: Callable[[bytes], None],
+    *,
+    processes: int,
 ) -> BenchResult:
     load, model = conditions.load, conditions.model
     sent = f"{counted(load.requests, 'request')}, {counted(load.clients, 'client')}"
     name = f"{sent} → {model} at {endpoint.url}"
     with screen.step(name) as step:
-
-        async def run() -> BenchResult:
-            with stopped_by_interrupt() as stop:
-                return await run_bench(
-                    endpoint,
-                    model,
-                    load,
-                    recipe,
-                    on_progress=lambda progress: step.tick(str(progress), log_every_s=5.0),
-                    on_timing=keep,
-                    stop=stop,
-                )
-
-        result = asyncio.run(run())
+        with stopped_by_interrupt() as stopped:
+            result = run_bench(
+                endpoint,
+                model,
+                load,
+                recipe,
+                keep,
+                on_progress=lambda progress: step.tick(str(progress), log_every_s=5.0),
+                stopped=stopped,
+                processes=processes,
+            )
         if result.ended != "complete":
             step.warn(result.ended)
-        elif any(timing.error for timing in result.timings):
+        elif result.errors:
             step.warn("some failed")
     return result
 
 
 def _report(
-    screen: Screen, conditions: Conditions, summary: Summary, result: BenchResult, folder: Path
+    screen: Screen, conditions: Conditions, figures: Figures, result: BenchResult, folder: Path
 ) -> None:
+    summary = figures.summary
     if result.ended != "complete":
         screen.answer(f"ended     early: {result.ended}")
     screen.answer(bench_table(summary, conditions))
     planned = _expected(conditions.load, screen)
-    record = bench_record(
-        summary, conditions, late=result.late, folder=str(folder), planned=planned
-    )
+    record = bench_record(figures, conditions, folder=str(folder), planned=planned)
     screen.answer(record)
     screen.result(
         {
             **conditions.as_json(),
-            "summary": dataclasses.asdict(summary),
+            **figures.as_json(),
             "ended": result.ended,
-            "late": result.late,
             "folder": str(folder),
             "predicted_tokens_per_s": planned and planned.forecast.output_tokens_per_s,
             "predicted_layout": planned and planned.layout,
         }
     )
     if summary.failed:
-        screen.error(_failures(result, summary))
+        screen.error(_failures(summary))
     elif not summary.completed and result.ended == "time limit":
         limit = phrase(
             "no request was completed within {limit}",
@@ -175,8 +177,7 @@ def _expected(load: LoadTest, screen: Screen) -> Expectation | None:
         return None
 
 
-def _failures(result: BenchResult, summary: Summary) -> EndpointError:
-    messages = first_messages(result.timings)
+def _failures(summary: Summary) -> EndpointError:
     return EndpointError(
         phrase(
             "{failed:,} of {requests:,} requests failed",
@@ -184,7 +185,7 @@ def _failures(result: BenchResult, summary: Summary) -> EndpointError:
             requests=summary.requests,
         ),
         evidence=[
-            f"{count:,} {kind}: {messages[kind]}"
+            f"{count:,} {kind}: {summary.failures[kind].message}"
             for kind, count in Counter(summary.errors).most_common()
         ],
     )

@@ -13,6 +13,7 @@ import click
 
 from ropeway.bench.compare import Served
 from ropeway.bench.load_test import LoadTest
+from ropeway.bench.record import timings_of
 from ropeway.bench.run import prepare, run_bench
 from ropeway.bench.stats import summarise
 from ropeway.checkpoints.fetch import default_root
@@ -149,10 +150,11 @@ def _run(layout: Layout, served: Served, trial: Trial, screen: Screen, *, warm: 
     with screen.step(f"{counted(trial.requests, 'request')} from {_load_words(trial)}") as step:
         load = LoadTest(**asdict(trial), seed=trial.clients, warmup=0 if warm else 1)
         _, recipe = asyncio.run(prepare(endpoint, model, load))
-        result = asyncio.run(
-            run_bench(endpoint, model, load, recipe, on_progress=lambda now: step.tick(str(now)))
+        rows: list[bytes] = []
+        run_bench(
+            endpoint, model, load, recipe, rows.append, on_progress=lambda now: step.tick(str(now))
         )
-        summary = summarise(result.timings, result.duration_s)
+        summary = summarise(timings_of(b"".join(rows).splitlines()), load)
         step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
     if summary.failed or not summary.output_tokens_per_s:
         raise EndpointError(

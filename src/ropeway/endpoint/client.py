@@ -6,11 +6,8 @@ frozen into a `Timing` at any moment: what arrived before a failure or a Ctrl-C 
 
 import asyncio
 import contextlib
-import errno
-import json
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
@@ -24,18 +21,21 @@ from ropeway.endpoint.failures import (
     NotOpenAI,
     RequestFailed,
     ServerAway,
-    ServerFailed,
-    TimedOut,
     broke,
-    key_refused,
+    cannot_connect,
+    no_connection_within,
+    no_handshake,
     not_openai,
-    redirected,
+    not_trusted,
+    nothing_within,
 )
-from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
+from ropeway.endpoint.follower import Follower, no_stream, refusal
+from ropeway.endpoint.stream import Clock, Delta, Stopwatch, Timing
+from ropeway.endpoint.words import LONGEST_WORDS, server_words
 from ropeway.errors import Refused
 from ropeway.models.task import PATHS, QUESTIONS, curl_line, task_words
 from ropeway.outside import parse_json
-from ropeway.phrases import joined, phrase
+from ropeway.phrases import phrase
 from ropeway.suggest import nearest
 from ropeway.units import format_bytes
 
@@ -50,7 +50,6 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # `/tokenize` lists the tokens of a prompt, in 8 bytes each.
 _LONGEST_DOCUMENT = 16 * 2**20
 _LONGEST_REST = 2**16
-_LONGEST_WORDS = 400
 _MOST_MODELS = 1000
 _MOST_SHOWN = 30
 
@@ -210,38 +209,19 @@ class Client:
         on_delta: Callable[[Delta], None] | None,
     ) -> None:
         if "event-stream" not in response.content_type:
-            raise await self._no_stream(response)
+            body = await self._document(response)
+            raise no_stream(self.endpoint, response.content_type, body)
         self._check_plain(response)
-        parser = SseParser()
+        follower = Follower(self.endpoint, watch)
+        on_delta = on_delta or _ignore
         async for received in response.content.iter_any():
-            with self._blamed(watch):
-                events = parser.feed(received)
-            for data in events:
-                if data == "[DONE]":
-                    await _drain(response)
-                    return self._closed(watch, done=True)
-                self._take(data, watch, on_delta)
-        for data in parser.close():
-            if data != "[DONE]" and _parsed(data) is not None:
-                self._take(data, watch, on_delta)
-        return self._closed(watch, done=False)
-
-    def _take(self, data: str, watch: Stopwatch, on_delta: Callable[[Delta], None] | None) -> None:
-        with self._blamed(watch):
-            event = _event(data)
-            if event.get("error") or event.get("object") == "error":
-                raise ValueError(phrase("the server says: {message}", message=server_words(event)))
-            delta = watch.add(event)
-        if delta is not None and on_delta is not None:
+            for delta in follower.feed(received):
+                on_delta(delta)
+            if follower.done:
+                await _drain(response)
+                break
+        for delta in follower.close():
             on_delta(delta)
-
-    @contextlib.contextmanager
-    def _blamed(self, watch: Stopwatch) -> Iterator[None]:
-        """Raise StreamBroke for a ValueError, which says what is wrong with the stream."""
-        try:
-            yield
-        except ValueError as error:
-            raise broke(self.endpoint, watch.tokens, error.args[0]) from error
 
     def _check_plain(self, response: aiohttp.ClientResponse) -> None:
         """Raise NotOpenAI for a compressed answer: a few kB of one may fill the memory."""
@@ -267,59 +247,24 @@ class Client:
                     raise not_openai(self.endpoint, why)
         return _parsed(bytes(data))
 
-    def _closed(self, watch: Stopwatch, *, done: bool) -> None:
-        """Check that a stream that has ended was complete. Raises StreamBroke."""
-        if watch.finish_reason == "abort":
-            raise broke(self.endpoint, watch.tokens, "the server aborted the request")
-        if watch.finish_reason or (done and watch.tokens):
-            return
-        raise broke(self.endpoint, watch.tokens, "the stream ended without a finish reason")
-
-    async def _no_stream(self, response: aiohttp.ClientResponse) -> RequestFailed:
-        body = await self._document(response)
-        if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
-            return ServerFailed(
-                phrase("the server says: {message}", message=server_words(body)),
-                where=self.endpoint.url,
-            )
-        return not_openai(
-            self.endpoint,
-            phrase("answers with `{kind}` instead of an event stream", kind=response.content_type),
-        )
-
     async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
-        status, where = response.status, self.endpoint.url
+        status = response.status
         target = response.headers.get("Location")
         if target and 300 <= status < 400:
-            return redirected(self.endpoint, status, target[:_LONGEST_WORDS])
+            return refusal(self.endpoint, status, "", target[:LONGEST_WORDS])
         try:
             body = await self._document(response)
         except NotOpenAI:  # too long to be a reason
             body = None
         message = server_words(body) or response.reason or "no reason given"
         if status in (401, 403):
-            return key_refused(self.endpoint, status, message)
-        refused = status in (404, 405, 501) or "not support" in message
-        if model is not None and refused and (other := await self._other_task(model)):
+            return refusal(self.endpoint, status, message)
+        wrong_task = status in (404, 405, 501) or "not support" in message
+        if model is not None and wrong_task and (other := await self._other_task(model)):
             return other
         if status == 404 and model is not None and isinstance(body, dict):
             return await self._not_found(model, message)
-        if status in (404, 405):
-            return not_openai(
-                self.endpoint, phrase("answers a basic request with `{status}`", status=status)
-            )
-        if status >= 500 or status == 429:
-            what = phrase(
-                "the server failed with {status}: {message}", status=status, message=message
-            )
-            return ServerFailed(what, where=where, hint="read the engine's log with `ropeway logs`")
-        too_long = "context length" in message or "max_tokens" in message
-        hint = "send less text, or ask for fewer tokens with `--max-tokens`" if too_long else None
-        return BadRequest(
-            phrase("the server refuses the request: {message}", message=message),
-            where=where,
-            hint=hint,
-        )
+        return refusal(self.endpoint, status, message)
 
     async def _other_task(self, model: str) -> RequestFailed | None:
         """Say what a server that refuses to generate does instead; releases refuse differently."""
@@ -352,6 +297,10 @@ class Client:
             evidence=(phrase("it serves: {names}", names=listed([f"`{name}`" for name in names])),),
             hint=hint,
         )
+
+
+def _ignore(_: Delta) -> None:
+    pass
 
 
 def listed(names: Sequence[str]) -> str:
@@ -408,91 +357,36 @@ def _parsed(data: bytes | str) -> Any:
     return None
 
 
-def _event(data: str) -> Mapping[str, Any]:
-    """Return an event of a stream. Raises ValueError, which says what is wrong with it."""
-    template, why = "`{data}` is not an event of a completion", ""
-    try:
-        event = parse_json(data)
-        if isinstance(event, dict):
-            return event
-    except ValueError as error:
-        template, why = "`{data}` is not an event of a completion: {why}", error.args[0]
-    raise ValueError(phrase(template, data=data[:80], why=why))
-
-
 def _served(row: object) -> ServedModel | None:
     """Return a row of `/v1/models`; None for one without a name that can be shown."""
     name = row.get("id") if isinstance(row, dict) else None
-    if not isinstance(row, dict) or not isinstance(name, str) or len(name) > _LONGEST_WORDS:
+    if not isinstance(row, dict) or not isinstance(name, str) or len(name) > LONGEST_WORDS:
         return None
     context = row.get("max_model_len")
     known = type(context) is int and context > 0
     return ServedModel(name, context if known else None, row.get("owned_by") == REHEARSAL_OWNER)
 
 
-def server_words(body: object) -> str:
-    """Return the server's message, in any of the usual shapes; shortened."""
-    if not isinstance(body, dict):
-        return ""
-    error = body.get("error", body)
-    message = error.get("message") if isinstance(error, dict) else error
-    if not message and "detail" in body:
-        message = body["detail"]
-    text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
-    return " ".join(text.split())[:_LONGEST_WORDS] if message else ""
-
-
 def explain(error: Exception, endpoint: Endpoint, tokens: int = 0) -> RequestFailed:
     """Return a transport error, after so many tokens of an answer, in the words for the user."""
     url = endpoint.url
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        what = phrase("no connection within {limit:.0f} s", limit=CONNECT_S)
-        return ServerAway(what, where=url, hint="check the host, and any firewall in front of it")
+        return no_connection_within(endpoint, CONNECT_S)
     if isinstance(error, TimeoutError):
-        template = "nothing arrived for {limit:g} s"
-        if tokens:
-            template = "nothing arrived for {limit:g} s after {tokens} tokens"
-        elif not isinstance(error, aiohttp.ServerTimeoutError):  # but single bytes did
-            template = "the answer was not complete within {limit:g} s"
-        return TimedOut(
-            phrase(template, limit=endpoint.timeout_s, tokens=tokens),
-            where=url,
-            hint="wait longer with `--timeout`, or read the engine's log with `ropeway logs`",
-        )
+        single_bytes = not isinstance(error, aiohttp.ServerTimeoutError)
+        return nothing_within(endpoint, tokens, single_bytes=single_bytes)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = getattr(error.certificate_error, "verify_message", error)
-        return ServerAway(
-            phrase("its certificate is not trusted: {why}", why=why),
-            where=url,
-            hint="if you trust the authority that signed it: `export SSL_CERT_FILE=ca.pem`",
-        )
+        return not_trusted(endpoint, str(why))
     if isinstance(error, aiohttp.ClientSSLError):
-        hint = "if the server has no TLS, begin the URL with `http://`"
-        return ServerAway(
-            phrase("the TLS handshake failed: {error}", error=error), where=url, hint=hint
-        )
+        return no_handshake(endpoint, error)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ServerAway("the host name is unknown", where=url, hint="check its spelling")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _cannot_connect(error, endpoint)
+        # asyncio puts words of its own into `strerror`.
+        return cannot_connect(endpoint, error.os_error.errno, str(error.os_error))
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
         return not_openai(endpoint, "does not answer in HTTP")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
         return broke(endpoint, tokens, "the server closed the connection before the end")
     return broke(endpoint, tokens, str(error) or type(error).__name__)
-
-
-def _cannot_connect(error: aiohttp.ClientConnectorError, endpoint: Endpoint) -> RequestFailed:
-    url = endpoint.url
-    # asyncio puts words of its own into `strerror`.
-    number = error.os_error.errno
-    reason = os.strerror(number) if number else str(error.os_error)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ServerAway("the host name is unknown", where=url, hint="check its spelling")
-    if number in (errno.EMFILE, errno.ENFILE):
-        hint = "raise the limit with `ulimit -n 8192`, or use fewer clients"
-        return ServerAway("this process has too many open files", where=url, hint=hint)
-    usual = phrase("check the URL, or see what is running with `ropeway status`")
-    return ServerAway(
-        phrase("no server answers: {reason}", reason=reason.lower()),
-        where=url,
-        hint=joined(filter(None, (endpoint.way_there, usual)), "\n"),
-    )

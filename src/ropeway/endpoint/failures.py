@@ -1,10 +1,12 @@
 """How a request can fail, in the words that the user reads."""
 
+import errno
+import os
 from typing import ClassVar
 
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import EndpointError
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 
 
 class RequestFailed(EndpointError):
@@ -100,4 +102,62 @@ def redirected(endpoint: Endpoint, status: int, target: str) -> RequestFailed:
         ),
         where=endpoint.url,
         hint="if that is the server you mean, name it: `--url`",
+    )
+
+
+def no_connection_within(endpoint: Endpoint, limit: float) -> RequestFailed:
+    """Nobody has answered the call for a connection within `limit` seconds."""
+    what = phrase("no connection within {limit:.0f} s", limit=limit)
+    hint = "check the host, and any firewall in front of it"
+    return ServerAway(what, where=endpoint.url, hint=hint)
+
+
+def nothing_within(
+    endpoint: Endpoint, tokens: int = 0, *, single_bytes: bool = False
+) -> RequestFailed:
+    """The server has been silent for as long as we wait, after so many tokens of an answer.
+
+    single_bytes  it was not silent: bytes came, and no answer
+    """
+    template = "nothing arrived for {limit:g} s"
+    if tokens:
+        template = "nothing arrived for {limit:g} s after {tokens} tokens"
+    elif single_bytes:
+        template = "the answer was not complete within {limit:g} s"
+    return TimedOut(
+        phrase(template, limit=endpoint.timeout_s, tokens=tokens),
+        where=endpoint.url,
+        hint="wait longer with `--timeout`, or read the engine's log with `ropeway logs`",
+    )
+
+
+def cannot_connect(endpoint: Endpoint, number: int | None, reason: str) -> RequestFailed:
+    """No connection can be made: the number of the system's error, or a reason without one."""
+    if number in (errno.EMFILE, errno.ENFILE):
+        hint = "raise the limit with `ulimit -n 8192`, or use fewer clients"
+        return ServerAway("this process has too many open files", where=endpoint.url, hint=hint)
+    if number:
+        reason = os.strerror(number)
+    usual = phrase("check the URL, or see what is running with `ropeway status`")
+    return ServerAway(
+        phrase("no server answers: {reason}", reason=reason.lower()),
+        where=endpoint.url,
+        hint=joined(filter(None, (endpoint.way_there, usual)), "\n"),
+    )
+
+
+def not_trusted(endpoint: Endpoint, why: str) -> RequestFailed:
+    """The server's certificate is not signed by anybody that this machine trusts."""
+    return ServerAway(
+        phrase("its certificate is not trusted: {why}", why=why),
+        where=endpoint.url,
+        hint="if you trust the authority that signed it: `export SSL_CERT_FILE=ca.pem`",
+    )
+
+
+def no_handshake(endpoint: Endpoint, error: Exception) -> RequestFailed:
+    """What answers does not speak TLS, or not ours."""
+    hint = "if the server has no TLS, begin the URL with `http://`"
+    return ServerAway(
+        phrase("the TLS handshake failed: {error}", error=error), where=endpoint.url, hint=hint
     )

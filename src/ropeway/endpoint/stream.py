@@ -51,6 +51,9 @@ class Timing:
     last           the last piece of the answer (its finish mark included)
     ended          when the stream was closed or failed
     output_tokens  from the server's usage when `counted` is true, else the sum over the chunks
+    due            when it was to be sent: what lies between is waiting for the client
+    late_s         the longest that a piece had arrived before this process read it, where the times
+                   of pieces are those of their arrival
     """
 
     sent: float
@@ -65,6 +68,8 @@ class Timing:
     text: str
     reasoning: str
     error: Failure | None = None
+    due: float | None = None
+    late_s: float = 0.0
 
     @property
     def ttft_s(self) -> float | None:
@@ -112,9 +117,14 @@ class Stopwatch:
         """Whether the request has been sent."""
         return self._sent is not None
 
-    def start(self) -> None:
-        """Note that the request is being sent now."""
-        self._sent = self._clock()
+    @property
+    def text(self) -> str:
+        """The answer so far, without reasoning."""
+        return "".join(self._text)
+
+    def start(self, at: float | None = None) -> None:
+        """Note when the request is sent: now, or `at`."""
+        self._sent = self._clock() if at is None else at
 
     def add(self, event: Mapping[str, Any]) -> Delta | None:
         """Add one parsed event; return the piece of the answer in it, or None (usage, role).
@@ -173,7 +183,7 @@ class Stopwatch:
             output_tokens=output,
             counted=self._output is not None,
             finish_reason=self.finish_reason,
-            text="".join(self._text),
+            text=self.text,
             reasoning="".join(self._reasoning),
             error=error,
         )

@@ -19,7 +19,8 @@ from ropeway.bench.comparison import (
     in_order,
     shape_of,
 )
-from ropeway.bench.stats import Quantiles, quantile
+from ropeway.bench.figures import Quantiles
+from ropeway.bench.stats import quantile
 from ropeway.endpoint.stream import Timing
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import render_page

@@ -7,8 +7,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
+from ropeway.bench.figures import Figures, OwnShare, Quantiles, Summary
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
-from ropeway.bench.stats import Quantiles, Summary
 from ropeway.doctor.finding import format_ranges
 from ropeway.plan.candidate import Expectation
 from ropeway.report.chinese import in_language
@@ -43,25 +43,26 @@ def bench_table(summary: Summary, conditions: Conditions) -> RenderableType:
 
 
 def bench_record(
-    summary: Summary,
+    figures: Figures,
     conditions: Conditions,
     *,
-    late: int,
     folder: str,
     planned: Expectation | None = None,
 ) -> str:
     """What stands below the table, as plain lines that no terminal wraps.
 
-    late      requests that had to wait for a free client, though they were due
     folder    where the raw timings are
     planned   what the planner expected
     """
+    summary, own = figures.summary, figures.own
     lines = [
         "",
         f"prompts   {conditions.load.prompts}",
         f"tokens    {summary.input_tokens:,} in, {summary.output_tokens:,} out",
+        f"our own   {_own_share(own)}",
         f"results   {folder}",
     ]
+    lines += [f"doubt     {doubt}" for doubt in figures.doubts]
     if planned is not None:
         forecast = planned.forecast
         share = summary.output_tokens_per_s / forecast.output_tokens_per_s
@@ -73,7 +74,7 @@ def bench_record(
             f" {planned.layout}{choice} ({interval}: {rate(forecast.output_low)} to"
             f" {rate(forecast.output_high)}); measured: {share:.0%} of it",
         )
-    if late:
+    if late := summary.late:
         clients = f"all {conditions.load.clients:,} clients were busy"
         lines.insert(1, f"{late:,} of {summary.requests:,} requests started late: {clients}")
     return "\n".join(lines)
@@ -162,9 +163,23 @@ def _latencies(summary: Summary) -> Table:
     grid = table("latency", *(f">{name}" for name in _QUANTILES))
     names = ("time to first token", "time per output token", "end to end")
     latencies = (summary.ttft_s, summary.tpot_s, summary.e2e_s)
-    for name, quantiles in zip(names, latencies, strict=True):
+    rows = list(zip(names, latencies, strict=True))
+    if summary.wait_s:
+        rows += [
+            ("first token, from when due", summary.due_ttft_s),
+            ("end to end, from when due", summary.due_e2e_s),
+        ]
+    for name, quantiles in rows:
         grid.add_row(name, *_milliseconds(quantiles, _QUANTILES))
     return grid
+
+
+def _own_share(own: OwnShare) -> str:
+    late = f"{milliseconds(own.sent_late.p99 * 1000)} ms"
+    return (
+        f"requests left up to {late} late, pieces were read up to"
+        f" {milliseconds(own.read_late.p99 * 1000)} ms late (p99); {own.cpu:.0%} of a core"
+    )
 
 
 def _milliseconds(quantiles: Quantiles | None, names: Iterable[str]) -> list[str]:

@@ -1,0 +1,425 @@
+"""Sends requests when they are due, over as many connections as are needed, from one thread.
+
+An event loop costs more for each piece of an answer than everything else, and stamps pieces when
+it comes to them. So this waits for sockets itself (epoll), keeps what came with the kernel's time
+of its arrival, and reads it when there is nothing else to do.
+"""
+
+import errno
+import select
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ropeway.bench.sending.connection import Address, Connection
+from ropeway.bench.sending.flight import Flight, Talk
+from ropeway.bench.sending.framing import Malformed
+from ropeway.bench.sending.lateness import Lateness
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import (
+    RequestFailed,
+    cannot_connect,
+    no_connection_within,
+    no_handshake,
+    not_openai,
+    not_trusted,
+)
+
+Ended = Literal["complete", "interrupted", "time limit"]
+
+CONNECT_S = 10.0
+# uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
+# fail although nothing is wrong. We let go of them first.
+_KEEPALIVE_NS = 2_000_000_000
+# Talks that are made ahead, so that none has to be made when it is due.
+_AHEAD = 256
+_LOOK_NS = 250_000_000
+# Flights that may wait to be read before they are read in the middle of other work.
+_MOST_UNREAD = 2048
+# A piece that the kernel seems to have had for longer came while the clock was set.
+_MOST_LATE_NS = 10_000_000_000
+_SECOND = 1_000_000_000
+_IN, _OUT = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLOUT
+
+
+@dataclass(frozen=True)
+class Way:
+    """How requests reach an endpoint: its addresses, and the head of each request but for the
+    length of its body."""
+
+    endpoint: Endpoint
+    address: Address
+    head: bytes
+
+
+class Sender:
+    """Has talks with a server, `clients` at once.
+
+    on_look    called four times a second
+    read_late  how long pieces lay in the kernel before we read them
+    sent_late  how long requests waited for us after they were due and a client was free
+    in_flight, sent, received  requests in flight, requests sent and pieces received so far
+    """
+
+    def __init__(
+        self,
+        way: Way,
+        clients: int,
+        on_look: Callable[[], None],
+    ) -> None:
+        self.way, self.clients = way, clients
+        self.read_late, self.sent_late = Lateness(), Lateness()
+        self.in_flight = self.sent = self.received = 0
+        self._on_look = on_look
+        self._poll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        self._idle: list[Connection] = []
+        self._unread: deque[Flight] = deque()
+        self._ahead: deque[Talk] = deque()
+        self._looked = 0
+        self._number = 0
+        self._free_since: deque[int] = deque()
+
+    def connect(self, count: int) -> None:
+        """Open connections, and wait until they are open. Raises RequestFailed."""
+        for _ in range(count):
+            try:
+                self._open(None)
+            except OSError as error:
+                raise no_way(self.way.endpoint, error) from error
+        end = time.monotonic() + CONNECT_S
+        while waiting := [one for one in self._connections.values() if not one.ready]:
+            if time.monotonic() > end:
+                raise no_connection_within(self.way.endpoint, CONNECT_S)
+            for number, mask in self._poll.poll(0.1):
+                connection = self._connections[number]
+                try:
+                    if mask & (_OUT | select.EPOLLERR | select.EPOLLHUP):
+                        connection.write()
+                    if mask & _IN:
+                        connection.read()
+                except OSError as error:
+                    raise no_way(self.way.endpoint, error) from error
+                self._watch(connection)
+        del waiting
+        now = time.monotonic_ns()
+        self._idle = list(self._connections.values())
+        for connection in self._idle:
+            connection.idle_since = now
+
+    def run(
+        self,
+        talks: Iterator[Talk],
+        read: Callable[[Flight], str],
+        start: int,
+        stopped: Callable[[], bool],
+        limit_s: float | None = None,
+    ) -> Ended:
+        """Have every talk; return how that ended. What is in flight then ends without an error.
+
+        read     called when there is time with a flight of which something is to be read, and with
+                 each that has ended; returns the text of an answer on which a next question hangs
+        start    the moment that dues count from, nanoseconds of the monotonic clock
+        stopped  asked four times a second whether to end now
+        """
+        self._read_flight, self._start = read, start
+        self._free_since = deque([start] * self.clients)
+        end = start + int(limit_s * _SECOND) if limit_s is not None else None
+        self._fill(talks)
+        more = True
+        while True:
+            now = time.monotonic_ns()
+            if end is not None and now >= end:
+                return self._cut("time limit")
+            if now - self._looked >= _LOOK_NS:
+                self._looked = now
+                self._look(now)
+                if stopped():
+                    return self._cut("interrupted")
+            self._begin_due(now)
+            if not self._ahead and not self.in_flight:
+                more = self._fill(talks)
+                if not self._ahead:
+                    self._read_all()
+                    return "complete"
+                continue
+            idle = (len(self._ahead) < _AHEAD and more) or self._unread
+            wait = 0.0 if idle else self._until(start, end, now)
+            events = self._wait(wait)
+            offset = time.monotonic_ns() - time.time_ns()
+            for number, mask in events:
+                connection = self._connections.get(number)
+                if connection is not None:
+                    self._serve(connection, mask, offset)
+            if self._unread and (not events or len(self._unread) > _MOST_UNREAD):
+                self._read_next()
+            elif not events and idle:
+                more = self._fill(talks, 1)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        self._poll.close()
+
+    # Talks
+
+    def _fill(self, talks: Iterator[Talk], most: int = _AHEAD) -> bool:
+        """Make talks ahead; return whether there may be more."""
+        for _ in range(most):
+            if len(self._ahead) >= _AHEAD:
+                return True
+            talk = next(talks, None)
+            if talk is None:
+                return False
+            self._ahead.append(talk)
+        return True
+
+    def _begin_due(self, now: int) -> None:
+        """Begin what is due, as long as clients are free."""
+        start = self._start
+        while self._ahead and self._free_since:
+            talk = self._ahead[0]
+            due = start + int(talk.due * _SECOND) if talk.due is not None else 0
+            if due > now or (talk.due is None and start > now):
+                return
+            self._ahead.popleft()
+            free = self._free_since.popleft()
+            self._ask(talk, "", due or max(free, start), max(free, due, start))
+
+    def _ask(self, talk: Talk, answer: str, due: int, free: int) -> None:
+        """Send the next question of a talk. `free`: since when we could have."""
+        flight = Flight(self._number, talk, talk.question(answer), due)
+        self._number += 1
+        self.in_flight += 1
+        while self._idle:
+            connection = self._idle.pop()
+            connection.flight = flight
+            try:
+                self._send(connection, flight)
+            except OSError:  # it was closed while it was idle
+                self._drop(connection)
+                continue
+            # All at once begin together, which takes its time, and is no lateness.
+            if self.sent > self.clients or talk.due is not None:
+                self.sent_late.add(max(0, flight.sent - free))
+            return
+        self._call(flight)
+
+    def _call(self, flight: Flight) -> None:
+        """Make a connection for a flight, which is sent when that is open."""
+        try:
+            self._open(flight)
+        except OSError as error:
+            self._fail(flight, no_way(self.way.endpoint, error))
+
+    def _open(self, flight: Flight | None) -> Connection:
+        connection = Connection(self.way.address)
+        connection.flight = flight
+        connection.idle_since = time.monotonic_ns()
+        self._connections[connection.number] = connection
+        self._poll.register(connection.number, _IN | _OUT)
+        return connection
+
+    def _send(self, connection: Connection, flight: Flight) -> None:
+        data = b"%b%d\r\n\r\n%b" % (self.way.head, len(flight.body), flight.body)
+        flight.sent = flight.heard = time.monotonic_ns()
+        self.sent += 1
+        connection.send(data)
+        if connection.waits_to_write:
+            self._watch(connection)
+
+    # Sockets
+
+    def _wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Wait for sockets. epoll takes whole milliseconds only, so `select` waits for epoll."""
+        if 0 < seconds < 0.05:
+            if not select.select((self._poll,), (), (), seconds)[0]:
+                return []
+            seconds = 0.0
+        return self._poll.poll(seconds, 256)
+
+    def _until(self, start: int, end: int | None, now: int) -> float:
+        """Return how long there is nothing to do but to wait for sockets, in seconds."""
+        until = self._looked + _LOOK_NS
+        if end is not None:
+            until = min(until, end)
+        if self._ahead and self._free_since:
+            until = min(until, start + int((self._ahead[0].due or 0.0) * _SECOND))
+        return max(0.0, (until - now) / _SECOND)
+
+    def _watch(self, connection: Connection) -> None:
+        out = _OUT if connection.waits_to_write else 0
+        self._poll.modify(connection.number, _IN | out)
+
+    def _serve(self, connection: Connection, mask: int, offset: int) -> None:
+        """Do what a socket is ready for. `offset`: of the monotonic clock to the wall's."""
+        try:
+            was_ready = connection.ready
+            if mask & _OUT or (mask & (select.EPOLLERR | select.EPOLLHUP) and not was_ready):
+                connection.write()
+                self._watch(connection)
+            if mask & (_IN | select.EPOLLERR | select.EPOLLHUP):
+                self._read(connection, offset)
+            flight = connection.flight
+            if connection.ready and not was_ready and flight is not None and not flight.sent:
+                self._send(connection, flight)
+        except OSError as error:
+            self._lost(connection, error)
+
+    def _read(self, connection: Connection, offset: int) -> None:
+        came = connection.read()
+        if came is None:
+            return
+        stamp, data = came
+        flight = connection.flight
+        if not data:
+            self._closed(connection)
+            return
+        if flight is None:  # an answer that nobody asked for
+            self._drop(connection)
+            return
+        now = time.monotonic_ns()
+        arrived = stamp + offset
+        late = now - arrived
+        if not stamp or not 0 <= late < _MOST_LATE_NS:
+            arrived, late = now, 0
+        self.read_late.add(late)
+        if late > flight.late:
+            flight.late = late
+        flight.pieces.append((arrived, data))
+        flight.heard = arrived
+        self.received += 1
+        try:
+            if flight.response.take(data):
+                self._answered(connection, arrived)
+        except Malformed as error:
+            self._fail(flight, not_openai(self.way.endpoint, error.args[0]), connection)
+
+    def _answered(self, connection: Connection, at: int) -> None:
+        """Take a whole answer, and go on with its talk or with the next one."""
+        flight = connection.flight
+        assert flight is not None
+        if flight.response.close:
+            self._drop(connection)
+        else:
+            connection.flight, connection.idle_since, connection.used = None, at, True
+            self._idle.append(connection)
+        self._end(flight, at)
+        self._begin_due(at)
+
+    def _closed(self, connection: Connection) -> None:
+        """Take the end of a connection, which may be the end of an answer."""
+        flight = connection.flight
+        if flight is not None and flight.response.at_close():
+            self._answered(connection, flight.heard)
+        else:
+            self._lost(connection, OSError(errno.ECONNRESET, "closed"))
+
+    def _lost(self, connection: Connection, error: OSError) -> None:
+        flight, ready = connection.flight, connection.ready
+        self._drop(connection)
+        if flight is None or flight.ended:
+            return
+        if not ready:
+            self._fail(flight, no_way(self.way.endpoint, error))
+        elif connection.used and not flight.response.begun:
+            flight.sent = 0  # it was closed while it was idle, and we did not know yet
+            self._call(flight)
+        else:
+            why = "the server closed the connection before the end"
+            if error.errno != errno.ECONNRESET:
+                why = str(error.strerror or error)
+            flight.broken = why
+            self._end(flight, time.monotonic_ns())
+
+    def _drop(self, connection: Connection) -> None:
+        if self._connections.pop(connection.number, None) is not None:
+            self._poll.unregister(connection.number)
+            connection.close()
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    # Ends
+
+    def _end(self, flight: Flight, at: int) -> None:
+        """Note the end of a flight. Its client asks the next question of the talk, or is free."""
+        flight.ended = at
+        self.in_flight -= 1
+        if flight.talk.more and flight.whole:
+            flight.unread = False
+            if answer := self._read_flight(flight):
+                self._ask(flight.talk, answer, at, at)
+                return
+        else:
+            self._to_read(flight)
+        self._free_since.append(at)
+
+    def _fail(
+        self, flight: Flight, error: RequestFailed, connection: Connection | None = None
+    ) -> None:
+        if connection is not None:
+            self._drop(connection)
+        flight.error = error
+        self._end(flight, time.monotonic_ns())
+
+    def _look(self, now: int) -> None:
+        """Give up what is silent or cannot connect, let go of what is idle, read what has come."""
+        silence = int(self.way.endpoint.timeout_s * _SECOND)
+        for connection in list(self._connections.values()):
+            flight = connection.flight
+            if flight is None:
+                if connection.ready and now - connection.idle_since > _KEEPALIVE_NS:
+                    self._drop(connection)
+            elif not connection.ready:
+                if now - connection.idle_since > CONNECT_S * _SECOND:
+                    failure = no_connection_within(self.way.endpoint, CONNECT_S)
+                    self._fail(flight, failure, connection)
+            elif flight.error is not None:  # what came so far is no answer, whatever follows
+                self._drop(connection)
+                self._end(flight, now)
+            elif now - flight.heard > silence:
+                self._drop(connection)
+                flight.silent = True
+                self._end(flight, now)
+            elif flight.pieces:
+                self._to_read(flight)
+        self._on_look()
+
+    def _cut(self, how: Ended) -> Ended:
+        """End now: what is in flight is cut off, and what has ended is read."""
+        now = time.monotonic_ns()
+        for connection in list(self._connections.values()):
+            if (flight := connection.flight) is not None:
+                self._drop(connection)
+                flight.cut = True
+                self._end(flight, now)
+        self._read_all()
+        return how
+
+    def _read_all(self) -> None:
+        while self._unread:
+            self._read_next()
+
+    def _to_read(self, flight: Flight) -> None:
+        if not flight.unread:
+            flight.unread = True
+            self._unread.append(flight)
+
+    def _read_next(self) -> None:
+        flight = self._unread.popleft()
+        if flight.unread:
+            flight.unread = False
+            self._read_flight(flight)
+
+
+def no_way(endpoint: Endpoint, error: OSError) -> RequestFailed:
+    """Return why no connection is made."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return not_trusted(endpoint, error.verify_message)
+    if isinstance(error, ssl.SSLError):
+        return no_handshake(endpoint, error)
+    return cannot_connect(endpoint, error.errno, str(error))

@@ -1,0 +1,62 @@
+"""Why figures are not to be trusted: what the load generator says of itself."""
+
+from dataclasses import replace
+
+import pytest
+
+from ropeway.bench.figures import Late, OwnShare
+from ropeway.bench.load_test import LoadTest
+from ropeway.bench.own_share import doubts, own_share
+from ropeway.bench.sending.lateness import Lateness
+from ropeway.bench.sending.worker import Share
+from ropeway.bench.stats import summarise
+from timings import timing
+
+LOAD = LoadTest(input_tokens=10, output_tokens=11, clients=4, requests=100)
+QUIET = OwnShare(1, 0.3, 0.01, Late(0.0, 0.002, 0.01), Late(0.0, 0.004, 0.02))
+SUMMARY = summarise([timing(n, n + 0.1, n + 1.0, 11) for n in range(100)], LOAD)
+
+
+def test_a_load_generator_that_had_time_leaves_no_doubt() -> None:
+    assert doubts(QUIET, SUMMARY, LOAD) == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        (replace(QUIET, cpu=0.95), "the load generator was full: it used 95% of a core"),
+        (replace(QUIET, waited=0.39), "was kept waiting for 39% of the time"),
+        (replace(QUIET, sent_late=Late(0.0, 0.2, 0.3)), "was sent 200.0 ms or more after"),
+    ],
+)
+def test_one_that_was_full_late_or_kept_from_work_says_so(own: OwnShare, why: str) -> None:
+    (doubt,) = doubts(own, SUMMARY, LOAD)
+    assert why in doubt
+
+
+def test_a_rate_that_was_not_reached_is_said() -> None:
+    # A request is due each second, and each is sent a tenth of a second later than the one before.
+    late = [timing(n * 1.1, n * 1.1 + 0.1, n * 1.1 + 1, 11, due=float(n)) for n in range(100)]
+    load = replace(LOAD, rate=1.0)
+    (doubt,) = doubts(QUIET, summarise(late, load), load)
+    assert doubt == "0.909 requests/s were sent where 1 were due: all 4 clients were busy"
+    prompt = [timing(n, n + 0.1, n + 1, 11, due=float(n)) for n in range(100)]
+    assert doubts(QUIET, summarise(prompt, load), load) == ()
+
+
+def test_what_several_processes_say_is_put_together() -> None:
+    sent, read = Lateness(), Lateness()
+    for number in range(1, 101):
+        sent.add(number * 1_000_000)
+        read.add(number * 10_000)
+    own = own_share(
+        [
+            Share("complete", 2.0, 0.1, 10.0, read, sent),
+            Share("complete", 5.0, 1.0, 10.0, Lateness(), Lateness()),
+        ]
+    )
+    assert (own.processes, own.cpu, own.waited) == (2, 0.5, 0.1)
+    assert own.sent_late.p50 == pytest.approx(0.05, rel=0.1)
+    assert own.sent_late.longest == pytest.approx(0.1)
+    assert own.read_late.p99 == pytest.approx(0.001, rel=0.1)
+    assert own_share([]).cpu == 0
