@@ -1,6 +1,7 @@
 """A 404 of a model that is there: the server has lost it, and no row pays for that."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from aiohttp import web
@@ -45,7 +46,8 @@ def test_a_model_that_is_loaded_again_costs_no_row(count, since, until, words) -
 
 def test_a_server_without_the_model_behind_a_balancer_costs_no_row() -> None:
     async def answer(server, prompt):
-        if len(server.prompts) <= 20 or len(server.prompts) % 2:
+        # Half of all, but no row so often that it would be its own fault.
+        if len(server.prompts) <= 20 or Counter(server.prompts)[prompt] <= 1:
             return refusal(404, GONE)
         return await echo(server, prompt)
 

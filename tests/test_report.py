@@ -271,7 +271,7 @@ def test_text_from_outside_cannot_become_part_of_the_page():
         compared(),
         compared(failed("TP2")),
         compared(replace(failed("TP2"), hosts=0, npus=0, status="refused", error=None)),
-        compared(replace(ran("TP2", 2, 1, 0.0), summary=summarise([], 0.0))),
+        compared(replace(ran("TP2", 2, 1, 0.0), summary=summarise([], USUAL.load))),
         compared(replace(ran("TP2", 2, 1, 5.0), start_s=None, answer=None)),
         replace(USUAL, baseline="not among them"),
     ],

@@ -136,7 +136,7 @@ class ComparisonRun:
     def _send_load(self, served: Served, layout: Layout, folder: Path) -> Summary:
         endpoint, model = served.endpoint, served.model
         if self.recipe is None:
-            _, self.recipe = asyncio.run(prepare(endpoint, model, self.load))
+            _, self.recipe = asyncio.run(prepare(endpoint, model, self.load, answers=True))
         conditions = Conditions(
             load=self.load.with_recipe(self.recipe),
             url=endpoint.url,

@@ -80,10 +80,10 @@ class Summary:
     counted: bool
     output_tokens_per_s: float
     requests_per_s: float
-    concurrency: float
     ttft_s: Quantiles | None
     tpot_s: Quantiles | None
     e2e_s: Quantiles | None
+    concurrency: float = 0.0
     wait_s: Quantiles | None = None
     due_ttft_s: Quantiles | None = None
     due_e2e_s: Quantiles | None = None

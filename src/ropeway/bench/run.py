@@ -117,18 +117,19 @@ def run_bench(
 
 
 async def prepare(
-    target: Endpoint, model: str | None, load: LoadTest
+    target: Endpoint, model: str | None, load: LoadTest, *, answers: bool = False
 ) -> tuple[ServedModel, Recipe]:
     """Return the model, and the recipe for prompts of the load's length.
 
-    They are counted by the target's own tokenizer if it has one. Raises Refused when a request
-    would be longer than the context that is served, RequestFailed when nothing is.
+    They are counted by the target's own tokenizer if it has one. Unless it `answers`, as is known,
+    it is asked one question, since who cannot answer that says best why. Raises Refused when a
+    request would be longer than the context that is served, RequestFailed when nothing is.
     """
     served = await served_model(target, model)
     load.check_fits(served.name, served.context)
     async with Client(target) as client:
-        if model is not None and served.context is None:  # not listed: an alias, or a wrong name
-            await client.ask(Request(model, _HELLO, max_tokens=1))
+        if not answers:
+            await client.ask(Request(served.name, _HELLO, max_tokens=1))
 
         async def count(text: str) -> int | None:
             return await client.count_tokens(served.name, [{"role": "user", "content": text}])
