@@ -17,8 +17,9 @@ from ports import free_port
 from ropeway.cli.main import exit_code
 from ropeway.endpoint import failures
 from ropeway.endpoint.address import Endpoint, normalise_url
-from ropeway.endpoint.client import Client, Request, ServedModel, served_model
+from ropeway.endpoint.client import Client, ServedModel, served_model
 from ropeway.endpoint.failures import RequestFailed
+from ropeway.endpoint.request import Request
 from ropeway.endpoint.stream import Clock, Delta, SseParser, Stopwatch, Timing
 from ropeway.errors import Exit, Refused
 from router_backends import served

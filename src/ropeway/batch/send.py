@@ -17,7 +17,8 @@ from ropeway.batch.pictures import PictureRow
 from ropeway.batch.rows import Row
 from ropeway.batch.verdict import LONGEST_ANSWER, NO_ANSWER, Answer, Verdict, judge
 from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.client import CONNECT_S, explain, open_session
+from ropeway.endpoint.client import explain, open_session
+from ropeway.endpoint.request import CONNECT_S
 from ropeway.errors import RopewayError, reason_of
 from ropeway.phrases import Phrase, phrase
 from ropeway.spec.secret_values import data_without

@@ -16,7 +16,8 @@ from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter, read_timings, recorded, without_answer, write_json
 from ropeway.bench.run import prepare, run_bench
 from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.client import Client, Request
+from ropeway.endpoint.client import Client
+from ropeway.endpoint.request import Request
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError
 from ropeway.phrases import joined

@@ -92,8 +92,8 @@ class RunWriter:
     def finish(self, result: BenchResult) -> tuple[Figures, RopewayError | None]:
         """Write `summary.json`; return the figures, and what could not be written, if so."""
         figures = figures_of(result, read_timings(self.path), self._load)
-        whole = figures.as_json()
-        own = {name: whole[name] for name in ("own_share", "doubts")}
+        own = figures.as_json()
+        del own["summary"]  # whose keys stand here beside the rest
         document = {"ended": result.ended, **dataclasses.asdict(figures.summary), **own}
         path, failure = self.folder / "summary.json", result.failure
         try:

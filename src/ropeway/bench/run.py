@@ -14,7 +14,8 @@ from ropeway.bench.sending.crew import Crew
 from ropeway.bench.sending.worker import Look, Share, Task
 from ropeway.bench.workload import RandomPrompts
 from ropeway.endpoint.address import Endpoint
-from ropeway.endpoint.client import Client, Request, ServedModel, served_model
+from ropeway.endpoint.client import Client, ServedModel, served_model
+from ropeway.endpoint.request import Request
 from ropeway.errors import RopewayError
 from ropeway.units import format_seconds
 

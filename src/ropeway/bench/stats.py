@@ -4,7 +4,8 @@ import math
 import operator
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress
 
 from ropeway.bench.figures import Failures, Quantiles, Steady, Summary
 from ropeway.bench.load_test import LoadTest
@@ -92,9 +93,9 @@ def summarise(timings: Iterable[Timing], load: LoadTest) -> Summary:
         ttft_s=_quantiles(columns.ttft),
         tpot_s=_quantiles(columns.tpot),
         e2e_s=_quantiles(columns.e2e),
-        wait_s=_quantiles(_added(columns.wait, columns.e2e, 0.0)) if open_loop else None,
-        due_ttft_s=_quantiles(_added(columns.wait, columns.ttft)) if open_loop else None,
-        due_e2e_s=_quantiles(_added(columns.wait, columns.e2e)) if open_loop else None,
+        wait_s=_quantiles(compress(columns.wait, columns.good)) if open_loop else None,
+        due_ttft_s=_quantiles(map(operator.add, columns.wait, columns.ttft)) if open_loop else None,
+        due_e2e_s=_quantiles(map(operator.add, columns.wait, columns.e2e)) if open_loop else None,
         failures={
             kind: Failures(columns.messages[kind], figures)
             for kind, durations in sorted(columns.failed_s.items())
@@ -151,12 +152,6 @@ def _in_flight(columns: Columns, begin: float, end: float) -> float:
     spans = zip(columns.sent, columns.ended, strict=True)
     overlaps = (min(ended, end) - max(sent, begin) for sent, ended in spans)
     return sum(seconds for seconds in overlaps if seconds > 0) / (end - begin)
-
-
-def _added(waits: Iterable[float], times: Iterable[float], share: float = 1.0) -> Iterator[float]:
-    """Yield each wait and its request's time, of which a share counts."""
-    for wait, seconds in zip(waits, times, strict=True):
-        yield wait + seconds * share
 
 
 def _pace(moments: Iterable[float]) -> float | None:

@@ -4,11 +4,11 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ropeway.bench.arrivals import arrivals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import Recipe
+from ropeway.endpoint.request import Request
 
 
 @dataclass(slots=True)
@@ -52,15 +52,12 @@ class RandomPrompts:
 
 
 def request_body(model: str, load: LoadTest, prompt: str) -> bytes:
-    """Return a chat completion's request, whose answer is streamed with the server's counts."""
-    body: dict[str, Any] = {
-        "model": model,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": load.output_tokens,
-        "temperature": load.temperature,
-    }
-    if load.ignore_eos:
-        body["ignore_eos"] = True
-    return json.dumps(body).encode()
+    """Return the request of one prompt."""
+    request = Request(
+        model=model,
+        messages=[{"role": "user", "content": prompt}],
+        max_tokens=load.output_tokens,
+        temperature=load.temperature,
+        extra={"ignore_eos": True} if load.ignore_eos else {},
+    )
+    return json.dumps(request.body()).encode()

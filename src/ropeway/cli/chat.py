@@ -13,8 +13,9 @@ from ropeway.cli.endpoint import endpoint_options, tell_rehearsal
 from ropeway.cli.options import screen_options
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.chat import Conversation, read_image
-from ropeway.endpoint.client import Client, Request, ServedModel, listed
+from ropeway.endpoint.client import Client, ServedModel, listed
 from ropeway.endpoint.failures import RequestFailed, ServerAway
+from ropeway.endpoint.request import Request
 from ropeway.endpoint.stream import Delta, Stopwatch, Timing
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ropeway.endpoint.client import Message
+from ropeway.endpoint.request import Message
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import read_bounded
 from ropeway.phrases import phrase

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -29,7 +29,14 @@ from ropeway.endpoint.failures import (
     not_trusted,
     nothing_within,
 )
-from ropeway.endpoint.follower import Follower, no_stream, refusal
+from ropeway.endpoint.follower import Follower, check_plain, no_stream, refusal, too_long
+from ropeway.endpoint.request import (
+    CONNECT_S,
+    KEEPALIVE_S,
+    LONGEST_DOCUMENT,
+    Message,
+    Request,
+)
 from ropeway.endpoint.stream import Clock, Delta, Stopwatch, Timing
 from ropeway.endpoint.words import LONGEST_WORDS, server_words
 from ropeway.errors import Refused
@@ -37,32 +44,12 @@ from ropeway.models.task import PATHS, QUESTIONS, curl_line, task_words
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.suggest import nearest
-from ropeway.units import format_bytes
-
-Message = Mapping[str, Any]
 
 REHEARSAL_OWNER = "ropeway rehearsal"  # what `owned_by` says at a rehearsal's endpoint
-CONNECT_S = 10.0
-# uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
-# fail although nothing is wrong. We let go of them first.
-_KEEPALIVE_S = 2.0
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-# `/tokenize` lists the tokens of a prompt, in 8 bytes each.
-_LONGEST_DOCUMENT = 16 * 2**20
 _LONGEST_REST = 2**16
 _MOST_MODELS = 1000
 _MOST_SHOWN = 30
-
-
-@dataclass(frozen=True)
-class Request:
-    """One chat completion. `max_tokens` and `temperature` None: the server decides."""
-
-    model: str
-    messages: Sequence[Message]
-    max_tokens: int | None = None
-    temperature: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def open_session(
     for its connector: see aiohttp.
     """
     key = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    options = {"limit": 0, "keepalive_timeout": _KEEPALIVE_S, **connector}
+    options = {"limit": 0, "keepalive_timeout": KEEPALIVE_S, **connector}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(**options),
         headers={"Accept-Encoding": "identity", **key},
@@ -146,7 +133,7 @@ class Client:
         what arrived before.
         """
         watch = watch or Stopwatch(self.clock)
-        url, body, model = self.endpoint.url + "/chat/completions", _body(request), request.model
+        url, body, model = self.endpoint.url + "/chat/completions", request.body(), request.model
         async with self._answer(url, watch, json=body, model=model) as response:
             await self._follow(response, watch, on_delta)
         return watch.timing()
@@ -211,7 +198,7 @@ class Client:
         if "event-stream" not in response.content_type:
             body = await self._document(response)
             raise no_stream(self.endpoint, response.content_type, body)
-        self._check_plain(response)
+        check_plain(self.endpoint, response.headers.get("Content-Encoding", "identity"))
         follower = Follower(self.endpoint, watch)
         on_delta = on_delta or _ignore
         async for received in response.content.iter_any():
@@ -223,28 +210,19 @@ class Client:
         for delta in follower.close():
             on_delta(delta)
 
-    def _check_plain(self, response: aiohttp.ClientResponse) -> None:
-        """Raise NotOpenAI for a compressed answer: a few kB of one may fill the memory."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
-            why = phrase("compresses its answer (`{encoding}`) unasked", encoding=encoding)
-            raise not_openai(self.endpoint, why)
-
     async def _document(self, response: aiohttp.ClientResponse) -> Any:
         """Return the JSON of an answer that is no stream, None for anything else.
 
         It is read piece by piece, so that one that does not end fills neither memory nor time.
         Raises NotOpenAI or TimeoutError.
         """
-        self._check_plain(response)
+        check_plain(self.endpoint, response.headers.get("Content-Encoding", "identity"))
         data = bytearray()
         async with asyncio.timeout(self.endpoint.timeout_s):
             async for received in response.content.iter_any():
                 data += received
-                if len(data) > _LONGEST_DOCUMENT:
-                    size = format_bytes(_LONGEST_DOCUMENT)
-                    why = phrase("answers with more than {size}", size=size)
-                    raise not_openai(self.endpoint, why)
+                if len(data) > LONGEST_DOCUMENT:
+                    raise too_long(self.endpoint)
         return _parsed(bytes(data))
 
     async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
@@ -323,20 +301,6 @@ def _starts_watch() -> aiohttp.TraceConfig:
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(on_sent)
     return trace
-
-
-def _body(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": request.model,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "messages": list(request.messages),
-    }
-    if request.max_tokens is not None:
-        body["max_tokens"] = request.max_tokens
-    if request.temperature is not None:
-        body["temperature"] = request.temperature
-    return body | dict(request.extra)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

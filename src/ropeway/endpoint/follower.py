@@ -16,10 +16,12 @@ from ropeway.endpoint.failures import (
     not_openai,
     redirected,
 )
+from ropeway.endpoint.request import LONGEST_DOCUMENT
 from ropeway.endpoint.stream import Delta, SseParser, Stopwatch
 from ropeway.endpoint.words import server_words
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
+from ropeway.units import format_bytes
 
 _DECODER = msgspec.json.Decoder()
 _USUAL = 2048  # the characters that an event has fewer of, unless something is odd about it
@@ -105,6 +107,19 @@ def no_stream(endpoint: Endpoint, kind: str, body: object) -> RequestFailed:
         )
     why = phrase("answers with `{kind}` instead of an event stream", kind=kind)
     return not_openai(endpoint, why)
+
+
+def check_plain(endpoint: Endpoint, encoding: str) -> None:
+    """Raise NotOpenAI for a compressed answer, unasked: a few kB of one may fill the memory."""
+    if encoding != "identity":
+        why = phrase("compresses its answer (`{encoding}`) unasked", encoding=encoding)
+        raise not_openai(endpoint, why)
+
+
+def too_long(endpoint: Endpoint) -> RequestFailed:
+    """Return what an answer is that is no stream and longer than any document of the API."""
+    size = format_bytes(LONGEST_DOCUMENT)
+    return not_openai(endpoint, phrase("answers with more than {size}", size=size))
 
 
 def _is_json(data: str) -> bool:

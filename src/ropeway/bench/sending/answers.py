@@ -6,20 +6,18 @@ from ropeway.bench.sending.flight import Flight
 from ropeway.bench.sending.framing import Body, Malformed
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed, broke, not_openai, nothing_within
-from ropeway.endpoint.follower import Follower, no_stream, refusal
+from ropeway.endpoint.follower import Follower, check_plain, no_stream, refusal, too_long
+from ropeway.endpoint.request import LONGEST_DOCUMENT
 from ropeway.endpoint.stream import Failure, Stopwatch, Timing
 from ropeway.endpoint.words import LONGEST_WORDS, server_words
 from ropeway.outside import parse_json
-from ropeway.phrases import phrase
 from ropeway.spec.secret_values import text_without
-from ropeway.units import format_bytes
 
 UNFINISHED = "unfinished"
 """The failure kind of a request that we cancelled, at Ctrl-C or the time limit."""
 
 _SECOND = 1_000_000_000
 _LONGEST_REFUSAL = 2**16
-_LONGEST_DOCUMENT = 16 * 2**20
 
 
 class AnswerReader:
@@ -92,9 +90,8 @@ class AnswerReader:
         if self._follower is None:
             self._refusal = (self._refusal + part)[:_LONGEST_REFUSAL]
             self._size += len(part)
-            if self._size > _LONGEST_DOCUMENT:
-                why = phrase("answers with more than {size}", size=format_bytes(_LONGEST_DOCUMENT))
-                raise not_openai(self._endpoint, why)
+            if self._size > LONGEST_DOCUMENT:
+                raise too_long(self._endpoint)
         elif not self._follower.done:
             for _ in self._follower.feed(part):
                 pass
@@ -119,9 +116,6 @@ class AnswerReader:
 
     def _streams(self) -> bool:
         headers = self._flight.response.headers
-        encoding = headers.get(b"content-encoding", b"identity")
-        if encoding != b"identity":
-            shown = encoding.decode("latin-1")
-            why = phrase("compresses its answer (`{encoding}`) unasked", encoding=shown)
-            raise not_openai(self._endpoint, why)
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+        check_plain(self._endpoint, encoding)
         return b"event-stream" in headers.get(b"content-type", b"")

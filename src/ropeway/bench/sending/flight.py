@@ -41,7 +41,6 @@ class Flight:
     unread  whether it waits to be read
     """
 
-    number: int
     talk: Talk
     body: bytes
     due: int

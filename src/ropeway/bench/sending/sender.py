@@ -27,13 +27,10 @@ from ropeway.endpoint.failures import (
     not_openai,
     not_trusted,
 )
+from ropeway.endpoint.request import CONNECT_S, KEEPALIVE_S
 
 Ended = Literal["complete", "interrupted", "time limit"]
 
-CONNECT_S = 10.0
-# uvicorn, which vLLM serves with, drops idle connections after 5 s; a request sent just then would
-# fail although nothing is wrong. We let go of them first.
-_KEEPALIVE_NS = 2_000_000_000
 # Talks that are made ahead, so that none has to be made when it is due.
 _AHEAD = 256
 _LOOK_NS = 250_000_000
@@ -61,7 +58,7 @@ class Sender:
     on_look    called four times a second
     read_late  how long pieces lay in the kernel before we read them
     sent_late  how long requests waited for us after they were due and a client was free
-    in_flight, sent, received  requests in flight, requests sent and pieces received so far
+    in_flight, sent  requests in flight, and requests sent so far
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Sender:
     ) -> None:
         self.way, self.clients = way, clients
         self.read_late, self.sent_late = Lateness(), Lateness()
-        self.in_flight = self.sent = self.received = 0
+        self.in_flight = self.sent = 0
         self._on_look = on_look
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
@@ -80,7 +77,6 @@ class Sender:
         self._unread: deque[Flight] = deque()
         self._ahead: deque[Talk] = deque()
         self._looked = 0
-        self._number = 0
         self._free_since: deque[int] = deque()
 
     def connect(self, count: int) -> None:
@@ -91,7 +87,7 @@ class Sender:
             except OSError as error:
                 raise no_way(self.way.endpoint, error) from error
         end = time.monotonic() + CONNECT_S
-        while waiting := [one for one in self._connections.values() if not one.ready]:
+        while not all(one.ready for one in self._connections.values()):
             if time.monotonic() > end:
                 raise no_connection_within(self.way.endpoint, CONNECT_S)
             for number, mask in self._poll.poll(0.1):
@@ -104,7 +100,6 @@ class Sender:
                 except OSError as error:
                     raise no_way(self.way.endpoint, error) from error
                 self._watch(connection)
-        del waiting
         now = time.monotonic_ns()
         self._idle = list(self._connections.values())
         for connection in self._idle:
@@ -192,8 +187,7 @@ class Sender:
 
     def _ask(self, talk: Talk, answer: str, due: int, free: int) -> None:
         """Send the next question of a talk. `free`: since when we could have."""
-        flight = Flight(self._number, talk, talk.question(answer), due)
-        self._number += 1
+        flight = Flight(talk, talk.question(answer), due)
         self.in_flight += 1
         while self._idle:
             connection = self._idle.pop()
@@ -292,7 +286,6 @@ class Sender:
             flight.late = late
         flight.pieces.append((arrived, data))
         flight.heard = arrived
-        self.received += 1
         try:
             if flight.response.take(data):
                 self._answered(connection, arrived)
@@ -372,7 +365,7 @@ class Sender:
         for connection in list(self._connections.values()):
             flight = connection.flight
             if flight is None:
-                if connection.ready and now - connection.idle_since > _KEEPALIVE_NS:
+                if connection.ready and now - connection.idle_since > KEEPALIVE_S * _SECOND:
                     self._drop(connection)
             elif not connection.ready:
                 if now - connection.idle_since > CONNECT_S * _SECOND:
