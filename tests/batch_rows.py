@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ropeway.batch.journal import Journal
-from ropeway.batch.replay import read_journal
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.replay import read_journal
+from ropeway.batch.journal.segments import Gap, read_segments, records
 from ropeway.batch.rows import Outcome, Result
-from ropeway.batch.segments import Gap, read_segments, records
 
 ROWS = 12
 

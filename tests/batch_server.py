@@ -16,13 +16,13 @@ from aiohttp import web
 
 import virtual_time
 from batch_rows import files_of_at_most
-from ropeway.batch.dispatch import Limits
-from ropeway.batch.journal import Journal
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.segments import Record, read_segments, records
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.run import Ended, Settings, run_batch
-from ropeway.batch.segments import Record, read_segments, records
-from ropeway.batch.send import Check
+from ropeway.batch.sending.dispatch import Limits
+from ropeway.batch.sending.send import Check
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import RopewayError
 

@@ -48,7 +48,7 @@ REPORT_IMPORTS = {"report", "bench.comparison", "bench.figures", "bench.stats"} 
     "bench.load_test", "endpoint.stream", "units", "errors", "hardware", "doctor.finding",
     "doctor.pings", "diagnosis.result", "phrases", "outside", "models.shape", "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
-    "plan.estimate", "batch.progress", "batch.rows", "batch.survey",
+    "plan.estimate", "batch.progress", "batch.rows", "batch.input.survey",
 }  # fmt: skip
 
 # Who alone may import what.
@@ -57,10 +57,11 @@ ONLY = {
     "rich": {"report"},
     "jinja2": {"report"},
     "click": {"cli"},
-    "aiohttp": {"endpoint.client", "batch.send", "router"},
+    "aiohttp": {"endpoint.client", "batch.sending.send", "router"},
     "vllm": {"sim"},
     "torch": {"sim"},
-    "ray": {"sim", "launch.programs", "batch.on_ray"},  # it carries shards where a cluster has it
+    # the last carries shards where a cluster has it
+    "ray": {"sim", "launch.programs", "batch.shards.on_ray"},
 }
 # Programs that run elsewhere, by themselves: their output is a log, their environment their own.
 IN_CONTAINERS = {"launch.programs"}

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_rows import ROWS, files_of_at_most, fill, folders, result, segments
-from ropeway.batch.assemble import DRAFT, assemble
-from ropeway.batch.finished import NAME
-from ropeway.batch.journal import Journal
-from ropeway.batch.own_files import note_written
-from ropeway.batch.replay import read_journal
+from ropeway.batch.journal.finished import NAME
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.replay import read_journal
+from ropeway.batch.journal.segments import Lines, read_segments, records, shard_folder
+from ropeway.batch.output.assemble import DRAFT, assemble
+from ropeway.batch.output.own_files import note_written
 from ropeway.batch.rows import Outcome, Result
-from ropeway.batch.segments import Lines, read_segments, records, shard_folder
 from ropeway.errors import Refused, RopewayError
 
 OUTCOMES = st.sampled_from(list(Outcome))

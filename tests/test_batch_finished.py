@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ropeway.batch.finished import NAME, read_finished
+from ropeway.batch.journal.finished import NAME, read_finished
 from ropeway.errors import RopewayError
 
 

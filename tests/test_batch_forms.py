@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.batch.forms import Kind, Reader, Request
-from ropeway.batch.settings import (
+from ropeway.batch.input.requests import Kind, Reader, Request
+from ropeway.batch.input.source import Fault, Item
+from ropeway.batch.input.template import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
@@ -18,8 +19,7 @@ from ropeway.batch.settings import (
     parse_settings,
     parse_template,
 )
-from ropeway.batch.source import Fault, Item
-from ropeway.batch.tokens import PICTURE, Spread, text_tokens, value_tokens
+from ropeway.batch.input.tokens import PICTURE, Spread, text_tokens, value_tokens
 from ropeway.errors import Refused
 
 BODY = b'{"model": "m",  "messages":[{"role":"user","content":"a"}], "x": 1.10, "y": 1%b}' % (

@@ -10,14 +10,14 @@ import pytest
 
 from batch_calls import columns, run, serving
 from batch_rows import result
+from ropeway.batch.input.template import make_form
 from ropeway.batch.job import Order, open_job, open_shards, write_files
-from ropeway.batch.journal import take_folder
-from ropeway.batch.manifest import read_manifest
-from ropeway.batch.one_writer import NAME
+from ropeway.batch.journal.journal import take_folder
+from ropeway.batch.journal.manifest import read_manifest
+from ropeway.batch.journal.one_writer import NAME
+from ropeway.batch.journal.segments import shard_folders
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import shard_folders
-from ropeway.batch.servers import Servers
-from ropeway.batch.settings import make_form
+from ropeway.batch.sending.servers import Servers
 from ropeway.cli import batch_job
 from ropeway.errors import Refused
 
@@ -45,7 +45,7 @@ def lives(folder: Path) -> bool:
 
 
 def test_it_shows_life_whatever_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ropeway.batch.one_writer.BEAT", 0.01)
+    monkeypatch.setattr("ropeway.batch.journal.one_writer.BEAT", 0.01)
     asked, lived = order(tmp_path, "-"), []
 
     class Pipe(io.BytesIO):

@@ -14,11 +14,11 @@ import pytest
 
 from batch_calls import columns
 from batch_rows import result
+from ropeway.batch.input.template import make_form
 from ropeway.batch.job import OneJob, Order, open_job, write_files
+from ropeway.batch.journal.segments import epochs
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import epochs
-from ropeway.batch.servers import Servers
-from ropeway.batch.settings import make_form
+from ropeway.batch.sending.servers import Servers
 
 CALLS = (
     "open", "pwrite", "fsync", "fdatasync", "ftruncate", "replace", "mkdir", "unlink", "close"

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_rows import ROWS, fill, finish, folders, lines, result, segments
-from ropeway.batch.journal import Journal, take_folder
-from ropeway.batch.one_writer import NAME
-from ropeway.batch.replay import read_journal
+from ropeway.batch.journal.journal import Journal, take_folder
+from ropeway.batch.journal.one_writer import NAME
+from ropeway.batch.journal.replay import read_journal
+from ropeway.batch.journal.segments import packed, read_segments, records
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import packed, read_segments, records
 from ropeway.errors import Refused, RopewayError
 
 HEAD = 8192  # bytes, both copies
@@ -221,7 +221,7 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ropeway.batch.segments.FORMAT", 2)
+    monkeypatch.setattr("ropeway.batch.journal.segments.FORMAT", 2)
     fill(tmp_path / "j", ROWS, [result(0)])
     monkeypatch.undo()
     with pytest.raises(Refused, match="another version"):
@@ -285,7 +285,7 @@ def test_a_lock_of_another_machine_is_taken_when_it_shows_no_life(tmp_path: Path
 
 
 def test_a_writer_shows_life(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ropeway.batch.one_writer.BEAT", 0.01)
+    monkeypatch.setattr("ropeway.batch.journal.one_writer.BEAT", 0.01)
     with Journal.open(tmp_path / "j", rows=ROWS):
         lock = tmp_path / "j" / NAME
         os.utime(lock, (1, 1))

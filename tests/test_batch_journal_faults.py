@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from batch_rows import ROWS, files_of_at_most, fill, finish, lines, result, segments
-from ropeway.batch.assemble import assemble
-from ropeway.batch.journal import Journal
-from ropeway.batch.replay import read_journal
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.replay import read_journal
+from ropeway.batch.output.assemble import assemble
 from ropeway.batch.rows import Outcome
 from ropeway.durable import write_whole
 from ropeway.errors import RopewayError
@@ -75,8 +75,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from batch_rows import result
-from ropeway.batch.assemble import assemble
-from ropeway.batch.journal import Journal
+from ropeway.batch.output.assemble import assemble
+from ropeway.batch.journal.journal import Journal
 from ropeway.errors import RopewayError
 try:
     with Journal.open(Path(sys.argv[1]), rows=3000) as journal:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_rows import files_of_at_most, fill, result
-from ropeway.batch.journal import Journal
-from ropeway.batch.manifest import (
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.manifest import (
     NAME,
     Manifest,
     Part,

@@ -23,7 +23,7 @@ from batch_endpoint import Faults, answer_text
 from batch_calls import lines, requests, run, serving, texts
 from ports import free_port
 from ropeway.batch.rows import Outcome
-from ropeway.batch.shards import Shard
+from ropeway.batch.shards.shard import Shard
 
 DOCS = Path(__file__).parent.parent / "docs"
 

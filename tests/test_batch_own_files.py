@@ -10,11 +10,11 @@ import pytest
 from batch_endpoint import Faults
 
 from batch_calls import columns, lines, run, serving, texts
+from ropeway.batch.input.template import make_form
 from ropeway.batch.job import Order, open_job
-from ropeway.batch.journal import take_folder
-from ropeway.batch.own_files import check_places
-from ropeway.batch.servers import Servers
-from ropeway.batch.settings import make_form
+from ropeway.batch.journal.journal import take_folder
+from ropeway.batch.output.own_files import check_places
+from ropeway.batch.sending.servers import Servers
 from ropeway.errors import Refused
 
 

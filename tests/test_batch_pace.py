@@ -2,7 +2,7 @@
 
 import pytest
 
-from ropeway.batch.pace import Pace, Reading, read_metrics
+from ropeway.batch.sending.pace import Pace, Reading, read_metrics
 
 METRICS = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge

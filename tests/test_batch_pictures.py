@@ -13,15 +13,15 @@ import msgspec
 import pytest
 
 from batch_server import BatchServer, completion
-from ropeway.batch import pictures
-from ropeway.batch.forms import Reader, Request
-from ropeway.batch.parts import Part, Shape
-from ropeway.batch.pictures import PictureRow, picture_type
-from ropeway.batch.send import Sender
-from ropeway.batch.settings import CHAT, Form, make_form
-from ropeway.batch.source import Fault
-from ropeway.batch.tokens import PICTURE
-from ropeway.batch.verdict import Answer, Verdict
+from ropeway.batch.input import pictures
+from ropeway.batch.input.parts import Part, Shape
+from ropeway.batch.input.pictures import PictureRow, picture_type
+from ropeway.batch.input.requests import Reader, Request
+from ropeway.batch.input.source import Fault
+from ropeway.batch.input.template import CHAT, Form, make_form
+from ropeway.batch.input.tokens import PICTURE
+from ropeway.batch.sending.send import Sender
+from ropeway.batch.sending.verdict import Answer, Verdict
 from ropeway.errors import RopewayError
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_server import row
-from ropeway.batch import queue
-from ropeway.batch.queue import Window
 from ropeway.batch.rows import Row
+from ropeway.batch.sending import queue
+from ropeway.batch.sending.queue import Window
 
 
 def window(rows=(), *, close: bool = True, **options) -> Window:

@@ -24,11 +24,11 @@ from batch_server import (
     rows,
     run_job,
 )
-from ropeway.batch import replica
-from ropeway.batch.journal import Journal
-from ropeway.batch.pictures import PictureRow
+from ropeway.batch.input.pictures import PictureRow
+from ropeway.batch.journal.journal import Journal
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.sending import replica
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import BadRequest, KeyRefused, NotOpenAI
 from ropeway.errors import RopewayError

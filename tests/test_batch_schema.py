@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ropeway.batch import check
-from ropeway.batch.check import read_check
-from ropeway.batch.forms import Kind, Reader, Request
-from ropeway.batch.settings import CHAT, EMBEDDINGS, Form
+from ropeway.batch.input.requests import Kind, Reader, Request
+from ropeway.batch.input.template import CHAT, EMBEDDINGS, Form
+from ropeway.batch.sending import check
+from ropeway.batch.sending.check import read_check
 from ropeway.errors import Refused
 
 OBJECT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

@@ -15,11 +15,18 @@ from batch_endpoint import BatchEndpoint
 import virtual_time
 from batch_server import BatchServer, row
 from ports import free_port
-from ropeway.batch import send, verdict
-from ropeway.batch.health import Health, Sign
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.send import Sender
-from ropeway.batch.verdict import Answer, Verdict, judge, result_of, retry_after, without_answer
+from ropeway.batch.sending import send, verdict
+from ropeway.batch.sending.health import Health, Sign
+from ropeway.batch.sending.send import Sender
+from ropeway.batch.sending.verdict import (
+    Answer,
+    Verdict,
+    judge,
+    result_of,
+    retry_after,
+    without_answer,
+)
 from ropeway.endpoint.address import Endpoint
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"

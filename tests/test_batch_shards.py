@@ -17,20 +17,21 @@ from hypothesis import strategies as st
 
 from batch_rows import fill, result
 from fake_s3 import fake_s3
-from ropeway.batch import one_shard, source, survey
-from ropeway.batch.board import Board
+from ropeway.batch.input import source, survey
+from ropeway.batch.input.parts import find_parts
+from ropeway.batch.input.template import Form, make_form
 from ropeway.batch.job import Order, ShardedJob, open_job, open_shards, write_files
-from ropeway.batch.journal import Journal
-from ropeway.batch.one_shard import Done, Work, make_work, run_shard
-from ropeway.batch.parts import find_parts
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.segments import shard_folder
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.progress import Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Settings
-from ropeway.batch.segments import shard_folder
-from ropeway.batch.servers import Server, Servers
-from ropeway.batch.settings import Form, make_form
-from ropeway.batch.shards import plan_shards
-from ropeway.batch.totals import Totals
+from ropeway.batch.sending.servers import Server, Servers
+from ropeway.batch.shards import one_shard
+from ropeway.batch.shards.board import Board
+from ropeway.batch.shards.one_shard import Done, Work, make_work, run_shard
+from ropeway.batch.shards.shard import plan_shards
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused
 from ropeway.phrases import phrase

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linear import assert_linear
-from ropeway.batch.parts import Part, Shape, find_parts
-from ropeway.batch.source import MOST_FIELD, MOST_LINE, Fault, Item, Reading, _lines
+from ropeway.batch.input.parts import Part, Shape, find_parts
+from ropeway.batch.input.source import MOST_FIELD, MOST_LINE, Fault, Item, Reading, _lines
 from ropeway.batch.stores import library
 from ropeway.errors import Refused
 

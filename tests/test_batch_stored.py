@@ -15,8 +15,9 @@ from batch_calls import columns, requests, run, serving, texts
 from batch_rows import fill, result
 from fake_s3 import fake_s3
 from ropeway.batch import stores
-from ropeway.batch.assemble import assemble
-from ropeway.batch.own_files import (
+from ropeway.batch.input.parts import Part, Shape
+from ropeway.batch.output.assemble import assemble
+from ropeway.batch.output.own_files import (
     check_strangers,
     distinct_files,
     found_at,
@@ -24,9 +25,8 @@ from ropeway.batch.own_files import (
     is_one_of,
     note_written,
 )
-from ropeway.batch.parts import Part, Shape
+from ropeway.batch.output.stored import Stored, output_at
 from ropeway.batch.rows import Outcome
-from ropeway.batch.stored import Stored, output_at
 from ropeway.batch.stores import open_store
 from ropeway.errors import Refused, RopewayError
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropeway.batch.beginnings import Beginnings
-from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.forms import Kind
-from ropeway.batch.names import Names
-from ropeway.batch.parts import Part, find_parts
-from ropeway.batch.pictures import PictureRow
+from ropeway.batch.input.beginnings import Beginnings
+from ropeway.batch.input.names import Names
+from ropeway.batch.input.parts import Part, find_parts
+from ropeway.batch.input.pictures import PictureRow
+from ropeway.batch.input.requests import Kind
+from ropeway.batch.input.survey import Survey, kept_survey, rows, skipped, survey
+from ropeway.batch.input.template import CHAT, Form, make_form
+from ropeway.batch.journal.bitmap import Bitmap
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.settings import CHAT, Form, make_form
-from ropeway.batch.survey import Survey, kept_survey, rows, skipped, survey
 from ropeway.errors import Refused, RopewayError
 
 PLAIN = Form()

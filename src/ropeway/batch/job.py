@@ -9,14 +9,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, NamedTuple
 
-from ropeway.batch.assemble import assemble
-from ropeway.batch.finished import read_finished
-from ropeway.batch.forms import Kind
-from ropeway.batch.journal import Journal, take_folder
-from ropeway.batch.manifest import NAME as MANIFEST
-from ropeway.batch.manifest import Manifest, check_same, read_manifest
-from ropeway.batch.manifest import Part as PartRead
-from ropeway.batch.own_files import (
+from ropeway.batch.input.parts import Part, Shape, find_parts
+from ropeway.batch.input.requests import Kind
+from ropeway.batch.input.survey import BEGINNINGS, Survey, kept_survey, rows, skipped, survey
+from ropeway.batch.input.template import Form
+from ropeway.batch.input.tokens import UNLIMITED
+from ropeway.batch.journal.finished import read_finished
+from ropeway.batch.journal.journal import Journal, take_folder
+from ropeway.batch.journal.manifest import NAME as MANIFEST
+from ropeway.batch.journal.manifest import Manifest, check_same, read_manifest
+from ropeway.batch.journal.manifest import Part as PartRead
+from ropeway.batch.journal.replay import read_journal
+from ropeway.batch.journal.segments import epochs
+from ropeway.batch.journal.totals import Totals
+from ropeway.batch.output.assemble import assemble
+from ropeway.batch.output.own_files import (
     check_folder,
     check_places,
     check_strangers,
@@ -25,17 +32,10 @@ from ropeway.batch.own_files import (
     is_inside,
     is_one_of,
 )
-from ropeway.batch.parts import Part, Shape, find_parts
-from ropeway.batch.replay import read_journal
+from ropeway.batch.output.stored import Output, Stored
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.segments import epochs
-from ropeway.batch.servers import Servers
-from ropeway.batch.settings import Form
-from ropeway.batch.shards import Shard, is_sharded, kept_shards, read_shards
-from ropeway.batch.stored import Output, Stored
-from ropeway.batch.survey import BEGINNINGS, Survey, kept_survey, rows, skipped, survey
-from ropeway.batch.tokens import UNLIMITED
-from ropeway.batch.totals import Totals
+from ropeway.batch.sending.servers import Servers
+from ropeway.batch.shards.shard import Shard, is_sharded, kept_shards, read_shards
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Literal
 
-from ropeway.batch.dispatch import Dispatch, Limits
-from ropeway.batch.journal import Journal
+from ropeway.batch.journal.journal import Journal
 from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress, error_of, sample_of
-from ropeway.batch.replica import State
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.send import Check, Sender
+from ropeway.batch.sending.dispatch import Dispatch, Limits
+from ropeway.batch.sending.replica import State
+from ropeway.batch.sending.send import Check, Sender
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway
 from ropeway.errors import RopewayError

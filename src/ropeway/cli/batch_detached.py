@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from ropeway.batch.output.stored import Output, Stored
 from ropeway.batch.rows import Outcome
-from ropeway.batch.stored import Output, Stored
 from ropeway.cli.batch_jobs import find_job, job_json, no_job, progress_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, DetachFlags
 from ropeway.cli.batch_sent import send_job

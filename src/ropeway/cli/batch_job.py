@@ -15,8 +15,9 @@ from typing import Any
 
 import click
 
-from ropeway.batch.check import Check, read_check
-from ropeway.batch.dispatch import Limits
+from ropeway.batch.input.parts import Shape
+from ropeway.batch.input.survey import Survey
+from ropeway.batch.input.template import make_form
 from ropeway.batch.job import (
     Job,
     OneJob,
@@ -30,15 +31,14 @@ from ropeway.batch.job import (
     typical,
     write_files,
 )
-from ropeway.batch.own_files import note_written
-from ropeway.batch.parts import Shape
+from ropeway.batch.output.own_files import note_written
+from ropeway.batch.output.stored import Output
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import RETRIED
 from ropeway.batch.run import Ended, Settings, run_batch
-from ropeway.batch.servers import Servers, ask_servers, replicas_of
-from ropeway.batch.settings import make_form
-from ropeway.batch.stored import Output
-from ropeway.batch.survey import Survey
+from ropeway.batch.sending.check import Check, read_check
+from ropeway.batch.sending.dispatch import Limits
+from ropeway.batch.sending.servers import Servers, ask_servers, replicas_of
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
 from ropeway.cli.batch_ray import Crew, send_on_ray

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ropeway.batch.stored import Output, Stored, output_at
+from ropeway.batch.output.stored import Output, Stored, output_at
 from ropeway.batch.stores import check_no_keys
 from ropeway.cli.options import NOT_NEGATIVE, POSITIVE, passed_as, ssh_config_option, with_options
 from ropeway.cli.target import checked_name

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ropeway.batch.job import ShardedJob
-from ropeway.batch.on_ray import EACH, connected, machines, run_on_ray
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.progress import Progress, Rates
 from ropeway.batch.run import Ended, Settings
-from ropeway.batch.servers import Servers
-from ropeway.batch.totals import Totals
+from ropeway.batch.sending.servers import Servers
+from ropeway.batch.shards.on_ray import EACH, connected, machines, run_on_ray
 from ropeway.endpoint import event_loop
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import click
 from click.core import ParameterSource
 
-from ropeway.batch.dispatch import Limits
-from ropeway.batch.parts import STDIN, Part, Shape, find_parts
+from ropeway.batch.input.parts import STDIN, Part, Shape, find_parts
+from ropeway.batch.sending.dispatch import Limits
 from ropeway.cli.batch_job import at_once, order_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
 from ropeway.endpoint.address import Endpoint

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ropeway.batch.input.survey import Survey
 from ropeway.batch.progress import Cost, Progress, ReplicaProgress
 from ropeway.batch.rows import RETRIED, Outcome
-from ropeway.batch.survey import Survey
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.report.chinese import in_language
 from ropeway.report.figures import percent, rate

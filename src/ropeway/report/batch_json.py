@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ropeway.batch.input.survey import Survey
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import Outcome
-from ropeway.batch.survey import Survey
 from ropeway.plan.candidate import Expectation
 from ropeway.report.batch import Account
 

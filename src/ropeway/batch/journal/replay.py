@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.finished import read_finished
-from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import (
+from ropeway.batch.journal.bitmap import Bitmap
+from ropeway.batch.journal.finished import read_finished
+from ropeway.batch.journal.segments import (
     RECORD_SIZE,
     Gap,
     Record,
@@ -20,7 +19,8 @@ from ropeway.batch.segments import (
     read_segments,
     records,
 )
-from ropeway.batch.totals import Totals
+from ropeway.batch.journal.totals import Totals
+from ropeway.batch.rows import Outcome
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, count, phrase
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from ropeway.batch.disk import cannot_begin
-from ropeway.batch.parts import Part
-from ropeway.batch.replay import read_journal
+from ropeway.batch.input.parts import Part
+from ropeway.batch.input.survey import Survey
+from ropeway.batch.journal.replay import read_journal
+from ropeway.batch.journal.segments import shard_folder
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import shard_folder
-from ropeway.batch.survey import Survey
-from ropeway.batch.totals import Totals
 from ropeway.durable import PRIVATE, PRIVATE_FOLDER, sync_folder, write_whole
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase

@@ -19,14 +19,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ropeway
-from ropeway.batch.board import Board
 from ropeway.batch.job import ShardedJob
-from ropeway.batch.one_shard import Done, Work, make_work, run_shard, take_back
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Course, Ended, Settings
-from ropeway.batch.shards import Shard, read_shards
-from ropeway.batch.totals import Totals
+from ropeway.batch.shards.board import Board
+from ropeway.batch.shards.one_shard import Done, Work, make_work, run_shard, take_back
+from ropeway.batch.shards.shard import Shard, read_shards
 from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError

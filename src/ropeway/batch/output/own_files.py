@@ -10,10 +10,10 @@ from stat import S_ISREG
 from typing import Any
 
 from ropeway.batch.disk import cannot_begin, cannot_write
-from ropeway.batch.manifest import NAME as MANIFEST
-from ropeway.batch.one_writer import NAME as LOCK
-from ropeway.batch.parts import STDIN, Part, printable
-from ropeway.batch.stored import Output, Stored, in_store, size_of
+from ropeway.batch.input.parts import STDIN, Part, printable
+from ropeway.batch.journal.manifest import NAME as MANIFEST
+from ropeway.batch.journal.one_writer import NAME as LOCK
+from ropeway.batch.output.stored import Output, Stored, in_store, size_of
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import is_file, is_folder, is_there, parse_json, read_bounded

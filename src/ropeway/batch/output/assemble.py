@@ -21,12 +21,10 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from ropeway.batch.disk import cannot_write
-from ropeway.batch.finished import Finished, read_finished, write_finished
-from ropeway.batch.one_writer import locked
-from ropeway.batch.own_files import check_strangers, note_written
-from ropeway.batch.replay import Replay, replay_segments
-from ropeway.batch.rows import Outcome
-from ropeway.batch.segments import (
+from ropeway.batch.journal.finished import Finished, read_finished, write_finished
+from ropeway.batch.journal.one_writer import locked
+from ropeway.batch.journal.replay import Replay, replay_segments
+from ropeway.batch.journal.segments import (
     Lines,
     Record,
     Segment,
@@ -35,7 +33,9 @@ from ropeway.batch.segments import (
     segment_path,
     shard_folders,
 )
-from ropeway.batch.stored import Output, Stored, size_of
+from ropeway.batch.output.own_files import check_strangers, note_written
+from ropeway.batch.output.stored import Output, Stored, size_of
+from ropeway.batch.rows import Outcome
 from ropeway.durable import PRIVATE, replace, sync_folder
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import Phrase, phrase

@@ -10,12 +10,12 @@ import msgspec
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from ropeway.batch.bodies import streamed, whole
-from ropeway.batch.health import Health, Sign, kept_alive
-from ropeway.batch.pace import read_metrics
-from ropeway.batch.pictures import PictureRow
+from ropeway.batch.input.pictures import PictureRow
 from ropeway.batch.rows import Row
-from ropeway.batch.verdict import LONGEST_ANSWER, NO_ANSWER, Answer, Verdict, judge
+from ropeway.batch.sending.bodies import streamed, whole
+from ropeway.batch.sending.health import Health, Sign, kept_alive
+from ropeway.batch.sending.pace import read_metrics
+from ropeway.batch.sending.verdict import LONGEST_ANSWER, NO_ANSWER, Answer, Verdict, judge
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session
 from ropeway.endpoint.request import CONNECT_S

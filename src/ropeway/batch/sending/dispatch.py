@@ -13,15 +13,15 @@ from typing import Any
 
 import msgspec
 
-from ropeway.batch.health import Health, Sign
-from ropeway.batch.journal import Journal
-from ropeway.batch.pace import Pace
+from ropeway.batch.journal.journal import Journal
 from ropeway.batch.progress import LONGEST_SAMPLED, Tally
-from ropeway.batch.queue import Window
-from ropeway.batch.replica import Flight, Replica, State, back_off, outlasted, refusal
 from ropeway.batch.rows import Outcome, Result, Row, Trouble
-from ropeway.batch.send import Sender
-from ropeway.batch.verdict import Answer, Verdict, result_of, without_answer
+from ropeway.batch.sending.health import Health, Sign
+from ropeway.batch.sending.pace import Pace
+from ropeway.batch.sending.queue import Window
+from ropeway.batch.sending.replica import Flight, Replica, State, back_off, outlasted, refusal
+from ropeway.batch.sending.send import Sender
+from ropeway.batch.sending.verdict import Answer, Verdict, result_of, without_answer
 from ropeway.phrases import phrase
 from ropeway.units import format_seconds
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ropeway.batch.pace import Pace
 from ropeway.batch.progress import Meter, ReplicaProgress, Tally
 from ropeway.batch.rows import Row
-from ropeway.batch.send import Sender
-from ropeway.batch.verdict import Answer
+from ropeway.batch.sending.pace import Pace
+from ropeway.batch.sending.send import Sender
+from ropeway.batch.sending.verdict import Answer
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import BadRequest, NotOpenAI, RequestFailed, key_refused
 from ropeway.errors import RopewayError

@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ropeway.batch.check import make_check
 from ropeway.batch.disk import cannot_begin
-from ropeway.batch.forms import Kind
+from ropeway.batch.input.parts import Part
+from ropeway.batch.input.requests import Kind
+from ropeway.batch.input.reread import Read
+from ropeway.batch.input.survey import rows_from
+from ropeway.batch.input.template import Form
 from ropeway.batch.job import ShardedJob, skip
-from ropeway.batch.journal import Journal
-from ropeway.batch.parts import Part
+from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.segments import shard_folder
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.progress import Price, Progress
-from ropeway.batch.reread import Read
 from ropeway.batch.rows import Outcome
 from ropeway.batch.run import Reason, Settings, run_batch
-from ropeway.batch.segments import shard_folder
-from ropeway.batch.settings import Form
-from ropeway.batch.shards import Shard
-from ropeway.batch.survey import rows_from
-from ropeway.batch.totals import Totals
+from ropeway.batch.sending.check import make_check
+from ropeway.batch.shards.shard import Shard
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import Refused, RopewayError

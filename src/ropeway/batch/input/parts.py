@@ -14,7 +14,7 @@ from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 from urllib.parse import urlunsplit
 
-from ropeway.batch.manifest import not_the_job
+from ropeway.batch.journal.manifest import not_the_job
 from ropeway.batch.stores import (
     library,
     open_store,

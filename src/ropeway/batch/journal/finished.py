@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.rows import Outcome
-from ropeway.batch.totals import Totals
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import parse_json, read_bounded

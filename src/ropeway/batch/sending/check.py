@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ropeway.batch.settings import CHAT, COMPLETIONS, Form
+from ropeway.batch.input.template import CHAT, COMPLETIONS, Form
 from ropeway.batch.stores import library
 from ropeway.errors import Refused, reason_of
 from ropeway.outside import parse_json, read_bounded

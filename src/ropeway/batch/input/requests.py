@@ -24,11 +24,11 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ropeway.batch.parts import Part, printable
-from ropeway.batch.pictures import HEAD, picture_type
-from ropeway.batch.settings import CHAT, COMPLETIONS, EMBEDDINGS, PROMPT_KEY, Form
-from ropeway.batch.source import Fault, Item
-from ropeway.batch.tokens import PICTURE, value_tokens
+from ropeway.batch.input.parts import Part, printable
+from ropeway.batch.input.pictures import HEAD, picture_type
+from ropeway.batch.input.source import Fault, Item
+from ropeway.batch.input.template import CHAT, COMPLETIONS, EMBEDDINGS, PROMPT_KEY, Form
+from ropeway.batch.input.tokens import PICTURE, value_tokens
 from ropeway.errors import Refused
 from ropeway.outside import is_file
 from ropeway.phrases import joined, phrase

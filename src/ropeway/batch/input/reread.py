@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
 
-from ropeway.batch.forms import Reader, Request
-from ropeway.batch.left_out import LeftOut
-from ropeway.batch.parts import Part, Shape, is_as_it_was
-from ropeway.batch.source import Fault, Reading
+from ropeway.batch.input.left_out import LeftOut
+from ropeway.batch.input.parts import Part, Shape, is_as_it_was
+from ropeway.batch.input.requests import Reader, Request
+from ropeway.batch.input.source import Fault, Reading
 from ropeway.errors import Refused
 
 

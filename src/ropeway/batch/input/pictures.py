@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from ropeway.batch.parts import printable
+from ropeway.batch.input.parts import printable
+from ropeway.batch.input.source import MOST_LINE
 from ropeway.batch.rows import Row
-from ropeway.batch.source import MOST_LINE
 from ropeway.errors import RopewayError, reason_of
 from ropeway.outside import open_regular
 from ropeway.phrases import phrase

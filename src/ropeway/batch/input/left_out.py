@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from ropeway.batch.source import Fault
+from ropeway.batch.input.source import Fault
 from ropeway.durable import PRIVATE, whole
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, joined, phrase

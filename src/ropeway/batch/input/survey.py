@@ -11,18 +11,18 @@ from pathlib import Path
 
 import msgspec
 
-from ropeway.batch.beginnings import Beginnings
-from ropeway.batch.bitmap import Bitmap
-from ropeway.batch.forms import Kind, Reader, Request
-from ropeway.batch.left_out import Faults, left_out
-from ropeway.batch.names import Names
-from ropeway.batch.parts import Part, Shape, cannot_read
-from ropeway.batch.pictures import PictureRow
-from ropeway.batch.reread import Read, blank, lines_again
+from ropeway.batch.input.beginnings import Beginnings
+from ropeway.batch.input.left_out import Faults, left_out
+from ropeway.batch.input.names import Names
+from ropeway.batch.input.parts import Part, Shape, cannot_read
+from ropeway.batch.input.pictures import PictureRow
+from ropeway.batch.input.requests import Kind, Reader, Request
+from ropeway.batch.input.reread import Read, blank, lines_again
+from ropeway.batch.input.source import Fault, Reading
+from ropeway.batch.input.template import Form
+from ropeway.batch.input.tokens import UNLIMITED, Spread
+from ropeway.batch.journal.bitmap import Bitmap
 from ropeway.batch.rows import Outcome, Result, Row
-from ropeway.batch.settings import Form
-from ropeway.batch.source import Fault, Reading
-from ropeway.batch.tokens import UNLIMITED, Spread
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import joined, phrase

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ropeway.batch.one_shard import Done
+from ropeway.batch.journal.totals import Totals
 from ropeway.batch.progress import Progress, Rates, ReplicaProgress
 from ropeway.batch.rows import Outcome
-from ropeway.batch.totals import Totals
+from ropeway.batch.shards.one_shard import Done
 from ropeway.phrases import joined
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from ropeway.batch.parts import Part, Shape, cannot_read, open_part
+from ropeway.batch.input.parts import Part, Shape, cannot_read, open_part
 from ropeway.batch.stores import library
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import phrase

@@ -17,12 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ropeway.batch.bitmap import Bitmap
 from ropeway.batch.disk import cannot_begin, cannot_write
-from ropeway.batch.one_writer import SILENCE, OneWriter, writer
-from ropeway.batch.replay import Replay, other_job, read_journal
-from ropeway.batch.rows import Outcome, Result
-from ropeway.batch.segments import (
+from ropeway.batch.journal.bitmap import Bitmap
+from ropeway.batch.journal.one_writer import SILENCE, OneWriter, writer
+from ropeway.batch.journal.replay import Replay, other_job, read_journal
+from ropeway.batch.journal.segments import (
     MOST_LINE,
     Head,
     epochs,
@@ -30,7 +29,8 @@ from ropeway.batch.segments import (
     packed,
     segment_path,
 )
-from ropeway.batch.totals import Totals
+from ropeway.batch.journal.totals import Totals
+from ropeway.batch.rows import Outcome, Result
 from ropeway.durable import PRIVATE, PRIVATE_FOLDER, sync_folder, write_at
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import count, phrase

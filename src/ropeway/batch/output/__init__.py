@@ -1,0 +1,1 @@
+"""The files that the user asked for, made from the journal, and put where they belong."""
