@@ -148,14 +148,15 @@ def cut_journal(folder: Path, lots: random.Random) -> bool:
 
 
 def cut_power(folder: Path, synced: Path, lots: random.Random) -> None:
-    """Take from each file what was not put onto the disk, or some of it, or leave rubbish there."""
+    """Take from each file what was not put onto the disk: all or some of it, or leave rubbish."""
     ledger = synced.read_text().splitlines() if synced.exists() else []
     sizes = dict(tuple(map(int, line.split())) for line in ledger)
     for path in folder.rglob("*"):
         found = path.stat()
         safe = min(sizes.get(found.st_ino, 0), found.st_size)
         if path.is_file() and safe < found.st_size:
-            os.truncate(path, lots.randrange(safe, found.st_size + 1))
+            takes_all = lots.random() < 0.5
+            os.truncate(path, safe if takes_all else lots.randrange(safe, found.st_size + 1))
             if lots.random() < 0.5:
                 with path.open("ab") as file:
                     file.write(lots.randbytes(lots.randrange(3000)))

@@ -1,11 +1,12 @@
 """`ropeway batch` beside `vllm run-batch` and Ray Data LLM: the same engine, prompts and settings.
 
-Two loads: prompts that have nothing in common, and questions about 64 prefixes of 700 tokens, in a
-shuffled order and with a KV cache that holds half of the prefixes. Each runner gets an engine that
+Three loads: prompts that have nothing in common, with answers of one length and of many, and
+questions about 64 prefixes of 700 tokens, in a shuffled order and with a KV cache that holds half
+of the prefixes. Each runner gets an engine that
 has just started, and they take turns. What is timed leaves out what each takes to start, which is
 printed besides (`with its start`: from nothing to the end, engine included):
 
-    ropeway      from when rows can be sent until the command has ended
+    ropeway      from when rows can be sent until its output is whole
     run-batch    from "Reading batch from" in its log until its output is whole
     Ray Data     from the first request at its engine until its output is whole
 
@@ -76,11 +77,13 @@ asyncio.run(run_batch.main(run_batch.parse_args()))
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: `prompts` makes the texts of one round."""
+    """What is asked: `prompts` makes the texts of one round, and `answer` says how many tokens each
+    gets, at least and at most.
+    """
 
     what: str
     kv_cache: str
-    answer: int
+    answer: tuple[int, int]
     prompts: Callable[[random.Random], list[str]]
 
 
@@ -126,23 +129,27 @@ def loads(args: argparse.Namespace) -> dict[str, Load]:
     """Return the loads, in the sizes asked for."""
     return {
         "distinct": Load(
-            f"{args.rows} distinct prompts of 40 to 100 words, 64 tokens each", "1GiB", 64,
+            f"{args.rows} distinct prompts of 40 to 100 words, 64 tokens each", "1GiB", (64, 64),
             lambda lots: distinct(lots, args.rows),
+        ),
+        "varied": Load(
+            f"{args.rows} distinct prompts of 40 to 100 words, 8 to 120 tokens each", "1GiB",
+            (8, 120), lambda lots: distinct(lots, args.rows),
         ),
         "shared": Load(
             f"{args.questions} questions about each of 64 prefixes of 700 tokens, 32 tokens each",
-            "512MiB", 32, lambda lots: shared(lots, args.questions),
+            "512MiB", (32, 32), lambda lots: shared(lots, args.questions),
         ),
     }  # fmt: skip
 
 
-def write_requests(path: Path, prompts: Iterable[str], tokens: int) -> None:
-    """Write requests of OpenAI's Batch API, all with answers of the same length."""
+def write_requests(path: Path, prompts: Iterable[str], tokens: Iterable[int]) -> None:
+    """Write requests of OpenAI's Batch API, with the tokens that each answer has."""
     with path.open("w") as file:
-        for number, prompt in enumerate(prompts):
+        for number, (prompt, answer) in enumerate(zip(prompts, tokens, strict=True)):
             body = {
                 "model": "m", "messages": [{"role": "user", "content": prompt}],
-                "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True,
+                "max_tokens": answer, "temperature": 0.0, "ignore_eos": True,
             }  # fmt: skip
             row = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions"}
             file.write(json.dumps({**row, "body": body}) + "\n")
@@ -166,11 +173,11 @@ def with_ropeway(folder: Path, source: Path) -> tuple[Run, CpuReplica]:
         engine = from_record(record.read_text(), "record")
         argv = [ROPEWAY, "batch", str(source), "-o", "ropeway.jsonl", "--json"]
         lines = watched(argv, folder, dict(os.environ))
-        ended = time.time()
     # The first event says for how long rows were being sent when it was written.
     when, event = next((when, line) for when, line in lines if line.startswith('{"event"'))
     ready = when - json.loads(event)["elapsed_s"]
-    return counted(folder / "ropeway.jsonl", ended - ready, time.time() - began), engine
+    output = folder / "ropeway.jsonl"
+    return counted(output, output.stat().st_mtime - ready, time.time() - began), engine
 
 
 def environment(engine: CpuReplica, folder: Path) -> dict[str, str]:
@@ -250,8 +257,10 @@ def round_of(load: Load, seed: int, runners: list[str]) -> dict[str, Run]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         source = folder / "requests.jsonl"
-        prompts = load.prompts(random.Random(seed))
-        write_requests(source, prompts, load.answer)
+        lots = random.Random(seed)
+        prompts = load.prompts(lots)
+        answers = [lots.randint(*load.answer) for _ in prompts]
+        write_requests(source, prompts, answers)
         spec = SPEC.format(name=NAME, port=PORT, kv_cache=load.kv_cache)
         (folder / "ropeway.yaml").write_text(spec)
         runs["ropeway"], engine = with_ropeway(folder, source)
@@ -262,7 +271,7 @@ def round_of(load: Load, seed: int, runners: list[str]) -> dict[str, Run]:
                 runs[runner] = others[runner](engine, folder, source)
                 tell(runner, runs[runner])
     for runner, run in runs.items():
-        if (run.rows, run.answer) != (len(prompts), len(prompts) * load.answer):
+        if (run.rows, run.answer) != (len(prompts), sum(answers)):
             sys.exit(f"{runner} gave {run.rows} answers with {run.answer} tokens")
         if run.prompt != runs["ropeway"].prompt:
             sys.exit(f"{runner} had other prompts: {run.prompt} tokens")
@@ -301,7 +310,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=256, help="distinct prompts")
     parser.add_argument("--questions", type=int, default=3, help="about each of 64 prefixes")
-    parser.add_argument("--loads", nargs="*", default=["distinct", "shared"])
+    parser.add_argument("--loads", nargs="*", default=["distinct", "varied", "shared"])
     parser.add_argument("--runners", nargs="*", default=["ropeway", "run-batch", "Ray Data"])
     args = parser.parse_args()
     print(conditions(), flush=True)
