@@ -12,9 +12,10 @@ from typing import Protocol
 from ropeway.bench.comparison import Comparison, LayoutResult
 from ropeway.bench.figures import Summary
 from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.measure import measure
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import RunWriter, read_timings, recorded, without_answer, write_json
-from ropeway.bench.run import prepare, run_bench
+from ropeway.bench.record import TIMINGS, read_timings, recorded, without_answer, write_json
+from ropeway.bench.run import prepare
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import Client
 from ropeway.endpoint.request import Request
@@ -149,22 +150,22 @@ class ComparisonRun:
         name = (
             f"{counted(self.load.requests, 'request')} from {counted(self.load.clients, 'client')}"
         )
-        with self.screen.step(name) as step, RunWriter(folder, conditions) as writer:
-            result = run_bench(
+        with self.screen.step(name) as step:
+            measured = measure(
                 endpoint,
-                model,
-                conditions.load,
+                conditions,
                 self.recipe,
-                writer.append,
+                folder,
                 on_progress=lambda progress: step.tick(str(progress)),
             )
-            figures, failure = writer.finish(result)
-            if failure:
-                raise failure
-            step.ok(f"{figures.summary.output_tokens_per_s:.1f} output tokens/s")
+            if measured.failure:
+                raise measured.failure
+            summary = measured.figures.summary
+            step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
         self.conditions = self.conditions or conditions
-        self.timings[str(layout)] = [without_answer(one) for one in read_timings(writer.path)]
-        return figures.summary
+        timings = read_timings(folder / TIMINGS)
+        self.timings[str(layout)] = [without_answer(one) for one in timings]
+        return summary
 
     def _keep(self, result: LayoutResult) -> LayoutResult:
         self.results.append(result)

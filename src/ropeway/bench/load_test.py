@@ -26,6 +26,8 @@ class LoadTest:
     warmup         requests sent first, with prompts of their own, and not counted
     time_limit_s   stop after this many seconds, warm-up not included
     prompts        what the prompts are, for people
+    fresh          of several measurements with the same seed each has another number here, and so
+                   other prompts: the engine's prefix cache knows those of the ones before
     """
 
     input_tokens: int
@@ -39,6 +41,7 @@ class LoadTest:
     warmup: int = 4
     time_limit_s: float | None = None
     prompts: str = "random words, no shared beginning"
+    fresh: int = 0
 
     def with_recipe(self, recipe: Recipe) -> "LoadTest":
         """Return this test with the length that prompts of the recipe really have."""
@@ -46,14 +49,18 @@ class LoadTest:
 
     def counted_prompts(self, recipe: Recipe) -> Iterator[str]:
         """Return the prompts that are measured."""
-        return random_prompts(recipe, self.requests, str(self.seed))
+        return random_prompts(recipe, self.requests, self._lot)
 
     def warmup_prompts(self, recipe: Recipe) -> Iterator[str]:
         """Return the prompts that are sent first.
 
         No test of any seed counts one of them: the engine's prefix cache would know it already.
         """
-        return random_prompts(recipe, self.warmup, f"{self.seed} warm-up")
+        return random_prompts(recipe, self.warmup, f"{self._lot} warm-up")
+
+    @property
+    def _lot(self) -> str:
+        return f"{self.seed} {self.fresh}" if self.fresh else str(self.seed)
 
     def check_fits(self, model: str, context: int | None) -> None:
         """Raise Refused when a request would be longer than the context that is served.

@@ -24,6 +24,7 @@ from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
 
 SCHEMA = 1
+TIMINGS = "timings.jsonl"
 
 _DECODER = msgspec.json.Decoder(Timing)
 
@@ -45,7 +46,7 @@ class RunWriter:
 
     def __init__(self, folder: Path, conditions: Conditions) -> None:
         self._load = conditions.load
-        self.folder, self.path = folder, folder / "timings.jsonl"
+        self.folder, self.path = folder, folder / TIMINGS
         self._empty = True
         self._made = not folder.exists()
         if self.path.exists():

@@ -3,17 +3,17 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from ropeway.bench.figures import Figures, Summary
+from ropeway.bench.figures import Summary
 from ropeway.bench.load_test import MEASURED, NOT_STATED, Conditions, LoadTest
+from ropeway.bench.measure import Measurement, measure
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import RunWriter, new_run_dir
-from ropeway.bench.run import BenchResult, prepare, run_bench, stopped_by_interrupt
+from ropeway.bench.record import new_run_dir
+from ropeway.bench.run import prepare, stopped_by_interrupt
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
@@ -87,15 +87,12 @@ def bench(
     )
     folder = out or new_run_dir(Path("runs"), "bench", datetime.now(UTC))
     current_call().folder = folder
-    with RunWriter(folder, conditions) as writer:
-        keep = writer.append
-        result = _measure(endpoint, conditions, recipe, screen, keep, processes=processes)
-        figures, failure = writer.finish(result)
-    summary = figures.summary
-    _report(screen, conditions, figures, result, folder)
-    if failure:
-        raise failure
-    if result.ended == "interrupted":
+    measured = _measure(endpoint, conditions, recipe, folder, screen, processes=processes)
+    summary = measured.figures.summary
+    _report(screen, measured)
+    if measured.failure:
+        raise measured.failure
+    if measured.ended == "interrupted":
         click.get_current_context().exit(Exit.INTERRUPTED)
     bad = summary.failed or not summary.completed
     click.get_current_context().exit(Exit.NO if bad else Exit.OK)
@@ -105,39 +102,37 @@ def _measure(
     endpoint: Endpoint,
     conditions: Conditions,
     recipe: Recipe,
+    folder: Path,
     screen: Screen,
-    keep: Callable[[bytes], None],
     *,
     processes: int,
-) -> BenchResult:
+) -> Measurement:
     load, model = conditions.load, conditions.model
     sent = f"{counted(load.requests, 'request')}, {counted(load.clients, 'client')}"
     name = f"{sent} → {model} at {endpoint.url}"
     with screen.step(name) as step:
         with stopped_by_interrupt() as stopped:
-            result = run_bench(
+            measured = measure(
                 endpoint,
-                model,
-                load,
+                conditions,
                 recipe,
-                keep,
+                folder,
                 on_progress=lambda progress: step.tick(str(progress), log_every_s=5.0),
                 stopped=stopped,
                 processes=processes,
             )
-        if result.ended != "complete":
-            step.warn(result.ended)
-        elif result.errors:
+        if measured.ended != "complete":
+            step.warn(measured.ended)
+        elif measured.figures.summary.failed:
             step.warn("some failed")
-    return result
+    return measured
 
 
-def _report(
-    screen: Screen, conditions: Conditions, figures: Figures, result: BenchResult, folder: Path
-) -> None:
+def _report(screen: Screen, measured: Measurement) -> None:
+    conditions, figures, folder = measured.conditions, measured.figures, measured.folder
     summary = figures.summary
-    if result.ended != "complete":
-        screen.answer(f"ended     early: {result.ended}")
+    if measured.ended != "complete":
+        screen.answer(f"ended     early: {measured.ended}")
     screen.answer(bench_table(summary, conditions))
     planned = _expected(conditions.load, screen)
     record = bench_record(figures, conditions, folder=str(folder), planned=planned)
@@ -146,7 +141,7 @@ def _report(
         {
             **conditions.as_json(),
             **figures.as_json(),
-            "ended": result.ended,
+            "ended": measured.ended,
             "folder": str(folder),
             "predicted_tokens_per_s": planned and planned.forecast.output_tokens_per_s,
             "predicted_layout": planned and planned.layout,
@@ -154,7 +149,7 @@ def _report(
     )
     if summary.failed:
         screen.error(_failures(summary))
-    elif not summary.completed and result.ended == "time limit":
+    elif not summary.completed and measured.ended == "time limit":
         limit = phrase(
             "no request was completed within {limit}",
             limit=format_seconds(conditions.load.time_limit_s or 0),
