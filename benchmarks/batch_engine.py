@@ -11,7 +11,9 @@ printed besides (`with its start`: from nothing to the end, engine included):
     Ray Data     from the first request at its engine until its output is whole
 
 run-batch and Ray Data start their engine with the flags and variables that `ropeway up` gave to its
-own. Ray Data needs pandas. Half an hour:
+own. By default its arithmetic takes all cores, as if the chip were the host's own processor: what
+the server of HTTP and the runner take of it makes each step longer. `--threads` leaves them some,
+as a chip does. Ray Data needs pandas. Half an hour:
 
     python benchmarks/batch_engine.py
     python benchmarks/batch_engine.py --rounds 1 --runners ropeway run-batch --loads shared
@@ -64,6 +66,7 @@ serve:
     generation-config: vllm
     enable-prompt-tokens-details: true
 """
+THREADS = '  env: {{OMP_NUM_THREADS: "{threads}"}}\n'
 # Flags of a server, which an engine by itself has not.
 _SERVERS = ("--served-model-name", "--host", "--port", "--disable-uvicorn-access-log",
             "--enable-prompt-tokens-details", "--model")  # fmt: skip
@@ -251,7 +254,7 @@ def with_ray(engine: CpuReplica, folder: Path, source: Path) -> Run:
     )  # fmt: skip
 
 
-def round_of(load: Load, seed: int, runners: list[str]) -> dict[str, Run]:
+def round_of(load: Load, seed: int, runners: list[str], threads: int | None) -> dict[str, Run]:
     """Let each runner answer the same prompts, and check that they have."""
     runs: dict[str, Run] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -262,6 +265,7 @@ def round_of(load: Load, seed: int, runners: list[str]) -> dict[str, Run]:
         answers = [lots.randint(*load.answer) for _ in prompts]
         write_requests(source, prompts, answers)
         spec = SPEC.format(name=NAME, port=PORT, kv_cache=load.kv_cache)
+        spec += THREADS.format(threads=threads) if threads else ""
         (folder / "ropeway.yaml").write_text(spec)
         runs["ropeway"], engine = with_ropeway(folder, source)
         tell("ropeway", runs["ropeway"])
@@ -312,6 +316,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=3, help="about each of 64 prefixes")
     parser.add_argument("--loads", nargs="*", default=["distinct", "varied", "shared"])
     parser.add_argument("--runners", nargs="*", default=["ropeway", "run-batch", "Ray Data"])
+    parser.add_argument("--threads", type=int, help="of the engine's arithmetic")
     args = parser.parse_args()
     print(conditions(), flush=True)
     for name in args.loads:
@@ -320,7 +325,7 @@ def main() -> None:
         rounds = []
         for number in range(args.rounds):
             print(f" round {number + 1}", flush=True)
-            rounds.append(round_of(load, number, args.runners))
+            rounds.append(round_of(load, number, args.runners, args.threads))
         print(f"\n{table(rounds)}", flush=True)
 
 
