@@ -86,7 +86,7 @@ class Servers:
             "port": port,
             "said": self._said,
             "seed": self._lots.randrange(2**31),
-            "seconds": choice((0.0, 0.005, 0.02)),
+            "seconds": choice((0.0, 0.01, 0.1)),
             # Each of them halves what is sent at once, which rises slowly.
             "limited": choice((0, 0, 0.001)),
             "refused": choice((0, 0.01)),
@@ -194,7 +194,7 @@ class Run:
                     self.faults.append("it does not end")
                     break
                 kill = self.told["kills"] < kills
-                document = self._live(argv, self.lots.uniform(0.3, 2.5) if kill else PATIENCE_S)
+                document = self._live(argv, self.lots.uniform(0.3, 4.0) if kill else PATIENCE_S)
             if document is not None:
                 cut_power(self.folder, self.synced, self.lots)
                 self._check(document)
