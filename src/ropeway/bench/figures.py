@@ -109,6 +109,21 @@ class Late:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How far our figures were from the truth, of an endpoint on this machine that knows it.
+
+    clients       requests in flight
+    requests      that were answered
+    ttft_s, tpot_s  of one request, in seconds
+    """
+
+    clients: int
+    requests: int
+    ttft_s: Late
+    tpot_s: Late
+
+
+@dataclass(frozen=True)
 class OwnShare:
     """What the load generator says of itself.
 

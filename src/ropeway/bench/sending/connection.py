@@ -28,6 +28,24 @@ class Address:
     name: str = ""
 
 
+def stamp_arrivals(made: socket.socket) -> None:
+    """Let the kernel say when it had what is read: see `read_stamped`."""
+    made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
+def read_stamped(of: socket.socket) -> tuple[int, bytes]:
+    """Return when the kernel had what is there, as `time.time_ns` counts, and that.
+
+    A time of 0: it does not say. Raises BlockingIOError where nothing is there, OSError.
+    """
+    data, ancillary, _, _ = of.recvmsg(_READ, _STAMPS)
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = _STAMP.unpack(value)
+            return seconds * 1_000_000_000 + nanoseconds, data
+    return 0, data
+
+
 class Connection:
     """One socket. `ready`: whether it is open; `used`: whether an answer has come over it."""
 
@@ -47,7 +65,7 @@ class Connection:
             )
         try:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            stamp_arrivals(self.socket)
             number = self.socket.connect_ex(address.to)
             if number not in (0, errno.EINPROGRESS):
                 raise OSError(number, os.strerror(number))
@@ -85,14 +103,9 @@ class Connection:
         Raises OSError.
         """
         try:
-            data, ancillary, _, _ = self.socket.recvmsg(_READ, _STAMPS)
+            stamp, data = read_stamped(self.socket)
         except BlockingIOError:
             return None
-        stamp = 0
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-                seconds, nanoseconds = _STAMP.unpack(value)
-                stamp = seconds * 1_000_000_000 + nanoseconds
         return (stamp, data) if self._tls is None else self._plain(stamp, data)
 
     def close(self) -> None:
