@@ -178,6 +178,18 @@ def test_a_cluster_that_is_not_there_is_said_at_once(
     assert fake.started == 0
 
 
+def test_a_cluster_that_the_environment_names_is_asked_first_too(
+    tmp_path: Path, capsys: Capture, ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four_files(tmp_path)
+    fake, address = ray(), f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with serving() as (url, _):
+        code, said, _ = run(capsys, *args(tmp_path, url))
+    assert (code, said["error"]["where"]) == (1, address)
+    assert fake.started == 0
+
+
 def test_a_task_that_dies_too_often_ends_the_job_and_keeps_what_there_is(
     tmp_path: Path, capsys: Capture, ray: Any
 ) -> None:

@@ -349,6 +349,15 @@ def test_a_refusal_has_its_kind_and_says_what_to_do(
     assert hint in (error.hint or "")
 
 
+def test_a_variable_that_is_named_and_not_set_is_refused_before_anything_is_sent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with running(Behaviour()) as fake:
+        assert exit_code(["chat", "-p", "hi", "--url", fake.url, "--key-env", "MY_KYE"]) == 2
+        assert "`--key-env MY_KYE`: that variable is not set" in capsys.readouterr().err
+        assert fake.requests == []
+
+
 def test_a_refused_key_names_the_variable_and_not_the_key() -> None:
     with running(Behaviour(key="sesame")) as fake:
         wrong, _ = fail(fake.url, key="opensaysme", key_name="MY_KEY")

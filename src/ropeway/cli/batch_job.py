@@ -130,7 +130,7 @@ def run_batch_job(screen: Screen, request: BatchRequest) -> None:
         screen.say(_about(job, servers))
         with _goes_on(screen), screen.step(phrase("send")) as step:
             if isinstance(job, ShardedJob):
-                crew = Crew(flags.ray_address, flags.tasks)
+                crew = Crew(flags.ray_address or os.environ.get("RAY_ADDRESS"), flags.tasks)
                 ended, journal = send_on_ray(
                     job, servers, settings, crew, lambda progress: view.show(progress, step),
                     screen,

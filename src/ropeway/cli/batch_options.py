@@ -161,7 +161,8 @@ _OPTIONS = (
     click.option("--on", type=click.Choice(("ray",)),
                  help="Send from the machines of a Ray cluster: a task for each file, or 256 MB."),
     click.option("--ray-address", metavar="HOST:PORT",
-                 help="Of the cluster; `local` starts one.  [default: the Ray here, else local]"),
+                 help="Of the cluster; `local` starts one."
+                 "  [default: RAY_ADDRESS, the Ray here, else local]"),
     click.option("--tasks", type=click.IntRange(1, 10000),
                  help="Tasks at once, with --on ray.  [default: two for each machine]"),
     # What a job in a container is told, which has no spec.

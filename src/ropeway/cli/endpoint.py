@@ -104,7 +104,7 @@ def endpoint_options(
             **rest: object,
         ) -> object:
             urls = url if isinstance(url, tuple) else (url,)
-            key = os.environ.get(key_env) or None
+            key = _key(key_env)
             file = spec_file()
 
             def endpoint(url: str) -> Endpoint:
@@ -119,6 +119,20 @@ def endpoint_options(
         return with_options(connected, _options(timeout, load=load, several=several))
 
     return decorate
+
+
+def _key(variable: str) -> str | None:
+    """Return the key; None where there is none. Raises Refused where the flag names no variable
+    that is set: a word that was mistyped would else be a request without a key.
+    """
+    key = os.environ.get(variable) or None
+    source = click.get_current_context().get_parameter_source("key_env")
+    if key is None and source is ParameterSource.COMMANDLINE:
+        raise Refused(
+            phrase("`--key-env {name}`: that variable is not set", name=variable),
+            hint=phrase("`export {name}=…`, or leave the flag out", name=variable),
+        )
+    return key
 
 
 def _meant(urls: tuple[str, ...], *, rehearsal: bool) -> tuple[str, ...]:
