@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ropeway.bench.figures import Late, OwnShare
+from ropeway.bench.figures import Calibration, Late, OwnShare
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.own_share import doubts, own_share
 from ropeway.bench.sending.lateness import Lateness
@@ -27,6 +27,10 @@ def test_a_load_generator_that_had_time_leaves_no_doubt() -> None:
         (replace(QUIET, cpu=0.95), "the load generator was full: it used 95% of a core"),
         (replace(QUIET, waited=0.39), "was kept waiting for 39% of the time"),
         (replace(QUIET, sent_late=Late(0.0, 0.2, 0.3)), "was sent 200.0 ms or more after"),
+        (
+            replace(QUIET, calibration=Calibration(4, 12, Late(0, 0.05, 0.06), Late(0, 0, 0))),
+            "one TTFT in a hundred was wrong by 50.0 ms or more",
+        ),
     ],
 )
 def test_one_that_was_full_late_or_kept_from_work_says_so(own: OwnShare, why: str) -> None:

@@ -133,6 +133,7 @@ class OwnShare:
     sent_late  requests: from when they were due, and a client was free, until they were sent
     read_late  pieces of answers: from when the kernel had them until we read them; not in any
                latency, since their times are those of the kernel, but in what followed from them
+    calibration  how wrong latencies were where the truth is known; None: that was not measured
     """
 
     processes: int
@@ -140,6 +141,7 @@ class OwnShare:
     waited: float
     sent_late: Late
     read_late: Late
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropeway.bench.figures import Figures
+from ropeway.bench.figures import Calibration, Figures
 from ropeway.bench.load_test import Conditions
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import RunWriter
@@ -37,8 +37,12 @@ def measure(
     on_progress: Callable[[Progress], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     processes: int = 1,
+    calibration: Calibration | None = None,
 ) -> Measurement:
-    """Send a load, and write its record into `folder`. Arguments and errors: see `run_bench`."""
+    """Send a load, and write its record into `folder`. Arguments and errors: see `run_bench`.
+
+    calibration  what was found of ourselves before
+    """
     with RunWriter(folder, conditions) as writer:
         result = run_bench(
             endpoint,
@@ -50,5 +54,5 @@ def measure(
             stopped=stopped,
             processes=processes,
         )
-        figures, failure = writer.finish(result)
+        figures, failure = writer.finish(result, calibration)
     return Measurement(conditions, figures, result.ended, folder, failure)

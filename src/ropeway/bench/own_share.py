@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ropeway.bench.figures import Late, OwnShare, Summary
+from ropeway.bench.figures import Calibration, Late, OwnShare, Summary
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.sending.lateness import Lateness
 from ropeway.bench.sending.worker import Share
@@ -15,12 +15,14 @@ _FULL = 0.85
 _KEPT = 0.1
 # Requests that leave later than this, and than a share of what an answer takes, leave too late.
 _LATE_S, _LATE_SHARE = 0.005, 0.1
+# A latency that is wrong by more than this, and than a share of itself, says little.
+_WRONG_S, _WRONG_SHARE = 0.003, 0.05
 # Below this share of the rate that was due, the rate was not reached.
 _REACHED = 0.97
 
 
-def own_share(shares: Sequence[Share]) -> OwnShare:
-    """Return what all processes say together."""
+def own_share(shares: Sequence[Share], calibration: Calibration | None = None) -> OwnShare:
+    """Return what all processes say together, and what was found before they sent."""
     sent, read = Lateness(), Lateness()
     for share in shares:
         sent.merge(share.sent_late)
@@ -31,6 +33,7 @@ def own_share(shares: Sequence[Share]) -> OwnShare:
         waited=max((one.waited / one.seconds for one in shares if one.seconds), default=0.0),
         sent_late=_late(sent),
         read_late=_late(read),
+        calibration=calibration,
     )
 
 
@@ -60,6 +63,16 @@ def doubts(own: OwnShare, summary: Summary, load: LoadTest) -> tuple[Phrase, ...
             phrase(
                 "one request in a hundred was sent {late} or more after it could have been",
                 late=format_seconds(own.sent_late.p99),
+            )
+        )
+    ttft_s = summary.ttft_s.p50 if summary.ttft_s else 0.0
+    wrong_s = own.calibration.ttft_s.p99 if own.calibration else 0.0
+    if wrong_s > max(_WRONG_S, _WRONG_SHARE * ttft_s):
+        found.append(
+            phrase(
+                "against an endpoint on this machine one TTFT in a hundred was wrong by {wrong}"
+                " or more",
+                wrong=format_seconds(wrong_s),
             )
         )
     due, sent = summary.due_per_s, summary.sent_per_s

@@ -14,8 +14,8 @@ from typing import Self
 
 import msgspec
 
-from ropeway.bench.figures import Figures
-from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.figures import Calibration, Figures
+from ropeway.bench.load_test import Conditions
 from ropeway.bench.own_share import doubts, own_share
 from ropeway.bench.run import BenchResult
 from ropeway.bench.stats import summarise
@@ -90,12 +90,16 @@ class RunWriter:
                 self._lines.seek(start)
                 raise
 
-    def finish(self, result: BenchResult) -> tuple[Figures, RopewayError | None]:
+    def finish(
+        self, result: BenchResult, calibration: Calibration | None = None
+    ) -> tuple[Figures, RopewayError | None]:
         """Write `summary.json`; return the figures, and what could not be written, if so."""
-        figures = figures_of(result, read_timings(self.path), self._load)
-        own = figures.as_json()
-        del own["summary"]  # whose keys stand here beside the rest
-        document = {"ended": result.ended, **dataclasses.asdict(figures.summary), **own}
+        summary = summarise(read_timings(self.path), self._load)
+        own = own_share(result.shares, calibration)
+        figures = Figures(summary, own, doubts(own, summary, self._load))
+        rest = figures.as_json()
+        del rest["summary"]  # whose keys stand here beside the rest
+        document = {"ended": result.ended, **dataclasses.asdict(summary), **rest}
         path, failure = self.folder / "summary.json", result.failure
         try:
             with recorded(path):
@@ -103,12 +107,6 @@ class RunWriter:
         except RopewayError as error:
             failure = failure or error
         return figures, failure
-
-
-def figures_of(result: BenchResult, timings: Iterable[Timing], load: LoadTest) -> Figures:
-    """Return the figures of a run that has ended."""
-    summary, own = summarise(timings, load), own_share(result.shares)
-    return Figures(summary, own, doubts(own, summary, load))
 
 
 def without_answer(timing: Timing) -> Timing:
