@@ -21,7 +21,7 @@ from ropeway.batch.journal.segments import Record, read_segments, records
 from ropeway.batch.progress import Progress
 from ropeway.batch.rows import Outcome, Result, Row
 from ropeway.batch.run import Ended, Settings, run_batch
-from ropeway.batch.sending.dispatch import Limits
+from ropeway.batch.sending.limits import Limits
 from ropeway.batch.sending.send import Check
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import RopewayError

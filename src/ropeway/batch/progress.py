@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
+import msgspec
+
 from ropeway.batch.rows import Outcome
 from ropeway.outside import UNSEEN
 from ropeway.phrases import Phrase, phrase
@@ -41,7 +43,10 @@ class Price:
 
 @dataclass(slots=True)
 class Tally:
-    """What was answered, counted as it comes. `work`: tokens as they were estimated before."""
+    """What was answered, counted as it comes.
+
+    work  tokens of all rows with an outcome, as they were estimated before
+    """
 
     rows: int = 0
     prompt: int = 0
@@ -177,6 +182,15 @@ def _fault(what: str) -> Phrase:
     return Phrase(what) if number == what else phrase("status {status}", status=number)
 
 
+class _Message(msgspec.Struct):
+    message: str
+
+
+class _ErrorLine(msgspec.Struct):
+    custom_id: str
+    error: _Message
+
+
 def sample_of(line: bytes) -> str:
     """Return how an answer begins, `row-7: The capital …`; empty where it has no text."""
     try:
@@ -194,8 +208,9 @@ def error_of(line: bytes) -> str:
     """Return why a row has no answer, `row-7: 400: too long`; empty for no line."""
     if not line:
         return ""
-    record = json.loads(line)  # we wrote it
-    return _beginning(f"{record['custom_id']}: {record['error']['message']}")
+    # Not what else is in it: a server's own words may hold numbers that Python refuses.
+    record = msgspec.json.decode(line, type=_ErrorLine)
+    return _beginning(f"{record.custom_id}: {record.error.message}")
 
 
 def _beginning(text: str) -> str:
@@ -251,7 +266,7 @@ class Forecast:
 
     def left(self, rest: float) -> Left | None:
         """Return the time for so many tokens more; None when nothing is known yet."""
-        # The first of them are those of a start: the second half is what the rest will be like.
+        # The first third is that of a start, and not what the rest will be like.
         points = self._series.points[len(self._series.points) // 3 :]
         seconds, tokens = points[-1][0] - points[0][0], points[-1][1] - points[0][1]
         if seconds <= 0 or tokens <= 0:

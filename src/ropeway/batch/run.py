@@ -15,7 +15,8 @@ from typing import Literal
 from ropeway.batch.journal.journal import Journal
 from ropeway.batch.progress import Cost, Forecast, Meter, Price, Progress, error_of, sample_of
 from ropeway.batch.rows import Outcome, Row
-from ropeway.batch.sending.dispatch import Dispatch, Limits
+from ropeway.batch.sending.dispatch import Dispatch
+from ropeway.batch.sending.limits import Limits
 from ropeway.batch.sending.replica import State
 from ropeway.batch.sending.send import Check, Sender
 from ropeway.endpoint.address import Endpoint

@@ -31,20 +31,21 @@ from ropeway.batch.job import (
     typical,
     write_files,
 )
-from ropeway.batch.output.own_files import note_written
+from ropeway.batch.output.own_files import check_strangers, note_written
 from ropeway.batch.output.stored import Output
 from ropeway.batch.progress import Price
 from ropeway.batch.rows import RETRIED
 from ropeway.batch.run import Ended, Settings, run_batch
 from ropeway.batch.sending.check import Check, read_check
-from ropeway.batch.sending.dispatch import Limits
+from ropeway.batch.sending.limits import Limits
 from ropeway.batch.sending.servers import Servers, ask_servers, replicas_of
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
 from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
-from ropeway.cli.files import write_page
+from ropeway.cli.files import writing
+from ropeway.durable import write_whole
 from ropeway.endpoint import event_loop
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
@@ -334,8 +335,7 @@ def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: 
     screen.answer(account_lines(account))
     if flags.html is not None:
         page = batch_page(account, timeline, datetime.now(UTC), screen.language)
-        note_written(job.order.folder, {flags.html: len(page.encode())})
-        write_page(flags.html, page, screen)
+        _write_page(job.order.folder, flags.html, page, screen)
     for hint in next_steps(account):
         screen.hint(hint)
     whole = account.done == account.rows
@@ -346,6 +346,20 @@ def _end(job: Job, ended: Ended, flags: BatchFlags, timeline: Timeline, screen: 
     if ended.reason == "stopped" and not whole:
         context.exit(Exit.INTERRUPTED)
     context.exit(Exit.OK if whole and not account.bad else Exit.NO)
+
+
+def _write_page(folder: Path, path: Path, page: str, screen: Screen) -> None:
+    """Write the page, or say why not: the job is done all the same."""
+    content = page.encode()
+    try:
+        check_strangers(folder, [path])
+        note_written(folder, {path: len(content)})
+        with writing(path):
+            write_whole(path, content)
+    except RopewayError as error:
+        screen.warn(f"{error.what}: {path}")
+    else:
+        screen.say(phrase("page: {file}", file=path))
 
 
 def _account(job: Job, ended: Ended, flags: BatchFlags, *, written: bool) -> Account:

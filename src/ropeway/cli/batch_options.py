@@ -240,7 +240,8 @@ _DETACH_OPTIONS = (
     click.option("--stop", is_flag=True, help="Have such a job commit what it has, and end it."),
     click.option("--remove", is_flag=True, help="Remove all of such a job from the head."),
     click.option("--job", metavar="NAME", callback=_job_name,
-                 help="Name of such a job.  [default: made of OUT; else the only one]"),
+                 help="Name of such a job."
+                 "  [default: with --detach made of OUT, else the only one]"),
     click.option("--host", metavar="HOST",
                  help="A host of the job's service, as `user@address:port`: no spec."),
     click.option("--name", callback=checked_name,

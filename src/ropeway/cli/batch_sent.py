@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ropeway.batch.input.parts import STDIN, Part, Shape, find_parts
-from ropeway.batch.sending.dispatch import Limits
+from ropeway.batch.sending.limits import Limits
 from ropeway.cli.batch_job import at_once, order_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
 from ropeway.endpoint.address import Endpoint

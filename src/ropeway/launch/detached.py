@@ -71,7 +71,7 @@ pause() {{
 run() {{
   python3 -m zipfile -e ropeway.zip /tmp/ropeway && exec {run} "$@"
 }}
-if [ ! -e ended ]; then
+if [ ! -s ended ]; then
   if [ ! -e begun ]; then
     set -- {once}
   else
@@ -90,7 +90,8 @@ if [ ! -e ended ]; then
   job=
   [ -z "$stopped" ] || exit 130
   [ $code -lt 128 ] || exit $code
-  mv -f result.part result.json && echo $code >ended.part && mv -f ended.part ended || exit
+  echo $code >ended.part && {{ sync result.part ended.part 2>/dev/null || sync; }} || exit
+  mv -f result.part result.json && mv -f ended.part ended || exit
 fi
 echo "ropeway: the job has ended: $(cat ended)"
 while [ -z "$stopped" ]; do pause 3600; done

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -86,6 +87,11 @@ class Part:
     def whole(self) -> bool:
         """Whether all of the file is read."""
         return not self.begin and self.end is None
+
+
+def quoted(name: str) -> str:
+    """Return a name as a shell takes it, in a command that we tell the user."""
+    return shlex.quote(printable(name))
 
 
 def printable(name: str) -> str:
@@ -273,7 +279,7 @@ def _remote(name: str, shape: Shape | None, leave: Callable[[str, Any], bool]) -
         raise Refused(
             "an input is not read over HTTP: it is read twice, and must be the same both times",
             where=shown,
-            hint=phrase("fetch it first: `curl -O {url}`", url=shown),
+            hint=phrase("fetch it first: `curl -O {url}`", url=quoted(shown)),
         )
     system = library("pyarrow.fs")
     first = url.path.partition("*")[0]

@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ropeway.batch.input.parts import Part, printable
+from ropeway.batch.input.parts import Part, printable, quoted
 from ropeway.batch.input.pictures import HEAD, picture_type
 from ropeway.batch.input.source import Fault, Item
 from ropeway.batch.input.template import CHAT, COMPLETIONS, EMBEDDINGS, PROMPT_KEY, Form
@@ -333,7 +333,7 @@ class Reader:
                     "the picture `{path}` is not under the input's folder",
                     path=printable(str(path)),
                 ),
-                phrase("allow it: `--pictures-from {folder}`", folder=printable(str(path.parent))),
+                phrase("allow it: `--pictures-from {folder}`", folder=quoted(str(path.parent))),
             )
         return path.as_uri()
 

@@ -29,7 +29,7 @@ MOST_FIELD = 10**7
 _BLOCK = 2**20
 _PACKED_BLOCK = 2**16  # of a packed file, which may unpack to a thousand times as much
 _RECORDS = 1024  # of a table at once, at most
-_RECORDS_BYTES = 2**23  # of a Parquet file at once, about
+_RECORDS_BYTES = 2**23  # and about so many bytes
 
 Columns = Mapping[str, bytes]
 """A record: the JSON of its columns."""
@@ -238,6 +238,7 @@ def _csv(lines: Iterable[Chunk], part: Part, wanted: Wanted) -> Iterator[Chunk]:
     places: list[tuple[int, str]] = []
     numbers: list[int] = []
     items: list[Item] = []
+    size = 0
     while True:
         number = reader.line_num + 1
         try:
@@ -265,10 +266,11 @@ def _csv(lines: Iterable[Chunk], part: Part, wanted: Wanted) -> Iterator[Chunk]:
                     places = [(header.index(name), name) for name in names]
                 continue
             items.append(_record(fields, len(header), places))
+            size += sum(map(len, fields))
         numbers.append(number)
-        if len(numbers) == _RECORDS:
+        if len(numbers) == _RECORDS or size >= _RECORDS_BYTES:
             yield Chunk(numbers, items)
-            numbers, items = [], []
+            numbers, items, size = [], [], 0
     if numbers:
         yield Chunk(numbers, items)
 
@@ -309,10 +311,7 @@ def _record(fields: list[str], count: int, places: list[tuple[int, str]]) -> Ite
         )
         return Fault("csv", what)
     if (longest := max((len(fields[place]) for place, _ in places), default=0)) > MOST_FIELD:
-        what = phrase(
-            "a field has {n:,} characters; the most is {most:,}", n=longest, most=MOST_FIELD
-        )
-        return Fault("long", what)
+        return _long(longest)
     try:
         record = {name: msgspec.json.encode(fields[place]) for place, name in places}
     except UnicodeEncodeError:
@@ -337,11 +336,19 @@ def _parquet(part: Part, wanted: Wanted) -> Iterator[Chunk]:
                 yield Chunk(range(1, rows + 1), [{}] * rows)
                 return
             for batch in file.iter_batches(batch_size=size, columns=names):
-                items = _records(batch)
-                yield Chunk(range(number, number + len(items)), items)
-                number += len(items)
+                for piece in _pieces(batch):
+                    items = _records(piece)
+                    yield Chunk(range(number, number + len(items)), items)
+                    number += len(items)
     except (ValueError, OverflowError, library("pyarrow").ArrowException) as error:
         raise cannot_read(part.name, str(error).partition("\n")[0]) from None
+
+
+def _pieces(batch: Any) -> Iterator[Any]:
+    """Yield a batch in pieces: its rows may be longer than those of the group on average."""
+    rows = max(1, len(batch) * _RECORDS_BYTES // max(batch.nbytes, 1))
+    for first in range(0, len(batch), rows):
+        yield batch.slice(first, rows)
 
 
 def _records(batch: Any) -> list[Item]:
@@ -354,7 +361,15 @@ def _records(batch: Any) -> list[Item]:
     return [item for i in range(len(batch)) for item in _records(batch.slice(i, 1))]
 
 
+def _long(length: int) -> Fault:
+    what = phrase("a field has {n:,} characters; the most is {most:,}", n=length, most=MOST_FIELD)
+    return Fault("long", what)
+
+
 def _values(record: dict[str, Any]) -> Item:
+    texts = (len(value) for value in record.values() if isinstance(value, (str, bytes)))
+    if (longest := max(texts, default=0)) > MOST_FIELD:
+        return _long(longest)
     try:
         return {
             name: msgspec.json.encode(value.decode() if isinstance(value, bytes) else value)

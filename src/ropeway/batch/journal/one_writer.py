@@ -140,10 +140,14 @@ def _sign(path: Path) -> tuple[int, bytes]:
         return os.fstat(file.fileno()).st_mtime_ns, file.read(_MOST)
 
 
-def _taken(path: Path, holder: dict[str, object]) -> Refused:
+class Taken(Refused):
+    """Another run has the journal, which may soon notice that its time is over."""
+
+
+def _taken(path: Path, holder: dict[str, object]) -> Taken:
     known = {key: holder.get(key, "?") for key in ("process", "node", "began")}
     who = phrase("process {process} on {node}, since {began}", **known)
-    return Refused(
+    return Taken(
         phrase("another run is writing to this output"),
         where=str(path.parent),
         evidence=[who] if holder else [],

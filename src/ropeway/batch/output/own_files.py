@@ -10,7 +10,7 @@ from stat import S_ISREG
 from typing import Any
 
 from ropeway.batch.disk import cannot_begin, cannot_write
-from ropeway.batch.input.parts import STDIN, Part, printable
+from ropeway.batch.input.parts import STDIN, Part, printable, quoted
 from ropeway.batch.journal.manifest import NAME as MANIFEST
 from ropeway.batch.journal.one_writer import NAME as LOCK
 from ropeway.batch.output.stored import Output, Stored, in_store, size_of
@@ -116,7 +116,7 @@ def _check_place(path: Path) -> None:
         raise Refused(
             phrase("there is no such folder"),
             where=str(place),
-            hint=phrase("make it first: `mkdir -p {folder}`", folder=place),
+            hint=phrase("make it first: `mkdir -p {folder}`", folder=quoted(str(place))),
         )
     if is_there(path) and not is_file(path):
         return

@@ -71,11 +71,10 @@ class Stored:
     def _copy(self, file: Path) -> None:
         """Write all of it. What is there in part only is removed: a store takes it for whole."""
         size = file.stat().st_size
+        target = self.store.open_output_stream(self.path, compression=None)
+        # From here on what was there before is lost, whatever happens: closing completes an upload.
         try:
-            with (
-                file.open("rb") as source,
-                self.store.open_output_stream(self.path, compression=None) as target,
-            ):
+            with file.open("rb") as source, target:
                 shutil.copyfileobj(source, target, _PIECE)
             stored = self.size()
             if stored != size:

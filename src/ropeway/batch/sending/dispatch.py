@@ -8,7 +8,6 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Collection, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from ropeway.batch.journal.journal import Journal
 from ropeway.batch.progress import LONGEST_SAMPLED, Tally
 from ropeway.batch.rows import Outcome, Result, Row, Trouble
 from ropeway.batch.sending.health import Health, Sign
+from ropeway.batch.sending.limits import Limits
 from ropeway.batch.sending.pace import Pace
 from ropeway.batch.sending.queue import Window
 from ropeway.batch.sending.replica import Flight, Replica, State, back_off, outlasted, refusal
@@ -26,8 +26,12 @@ from ropeway.phrases import phrase
 from ropeway.units import format_seconds
 
 _POLL_S = 1.0
-# What may wait for the disk, in bytes, before no more is asked for.
+# What may wait for the disk, in bytes, before no more is asked for; and what may be on its way to
+# us, as far as answers of late tell. Those of embeddings have megabytes.
 _MOST_BEHIND = 32 * 2**20
+_MOST_COMING = 256 * 2**20
+# An answer that is larger than those after it is remembered for some hundred of them.
+_FORGETS = 0.99
 # So many answers in a row that are hardly about their rows are about us.
 _MOST_HELD = 10
 # Failures that come together are asked about together.
@@ -51,24 +55,6 @@ _LATERS = 10
 # Of what a replica takes at once, the share that may be rows with which engines died.
 _SUSPECTS = 16
 _DEATHS = 2
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a job's sending.
-
-    start, most  rows in flight for each replica: at first, and ever
-    tries        of a row, before it has failed
-    dedupe       send rows with the same request once, as far as they meet in the window
-    most_bytes   of all rows that were read and have no outcome
-    """
-
-    start: int = 64
-    most: int = 1024
-    tries: int = 5
-    dedupe: bool = False
-    window_rows: int = 16384
-    most_bytes: int = 256 * 2**20
 
 
 class Dispatch:
@@ -106,6 +92,7 @@ class Dispatch:
         self._catching_up = False
         self.clock = asyncio.get_running_loop().time
         self.useful = self.clock()
+        self._large = 0.0  # bytes of a large answer, of late
         self.settled: Counter[Outcome] = Counter()
         self.faults: Counter[str] = Counter()
         self.all = Tally()
@@ -216,13 +203,19 @@ class Dispatch:
     def _next(self, replica: Replica) -> Row | None:
         """Return the replica's next row, if it may have one."""
         now, window = self.clock(), self.window
-        if self.halted or not replica.has_room(now) or self.journal.behind > _MOST_BEHIND:
+        if self.halted or not replica.has_room(now) or self._is_full():
             return None
         suspects = window.suspected and self._may_suspect(replica)
         row = window.take(replica.index, now, suspects=suspects)
         if window.room and not window.exhausted:
             self.low.set()
         return row
+
+    def _is_full(self) -> bool:
+        """Whether what waits for the disk, or is on its way to us, fills the memory."""
+        if self.journal.behind > _MOST_BEHIND:
+            return True
+        return self._large * len(self.tasks) > _MOST_COMING
 
     def _may_suspect(self, replica: Replica) -> bool:
         """Whether one more row that may have killed an engine may be sent there.
@@ -248,7 +241,6 @@ class Dispatch:
         self._keep(row, result)
         for tally in (self.all, replica.tally):
             tally.rows += 1
-            tally.work += row.tokens
         if followers := self.window.settle(row):
             unpaid = msgspec.structs.replace(answer, prompt=0, answer=0)
             for follower in followers:
@@ -277,6 +269,8 @@ class Dispatch:
     def _keep(self, row: Row, result: Result) -> None:
         self.journal.add(result)
         self.settled[result.outcome] += 1
+        self.all.work += row.tokens
+        self._large = max(len(result.line), self._large * _FORGETS)
         if len(result.line) <= LONGEST_SAMPLED:
             self.samples[result.outcome.good] = result.line
         self.useful = self.clock()

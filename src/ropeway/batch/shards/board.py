@@ -1,7 +1,7 @@
 """How far the shards of a job are, put together: counts add up, replicas are listed once."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ropeway.batch.journal.totals import Totals
@@ -23,6 +23,16 @@ class Board:
     before: Sequence[Totals]
     told: dict[int, Progress] = field(default_factory=dict)
     ended: dict[int, Done] = field(default_factory=dict)
+    lost: list[Progress] = field(default_factory=list)
+    """What tasks had told that died, and were begun anew: what they cost and sent counts."""
+
+    def take(self, told: Mapping[int, Progress]) -> None:
+        """Take what tasks tell of their shards."""
+        for number, progress in told.items():
+            before = self.told.get(number)
+            if before is not None and progress.elapsed_s < before.elapsed_s:
+                self.lost.append(before)
+            self.told[number] = progress
 
     def counts(self) -> Counter[Outcome]:
         """Return how many rows have which outcome by now."""
@@ -47,17 +57,18 @@ class Board:
             _at_rest(progress) if number in self.ended else progress
             for number, progress in self.told.items()
         ]
+        spent = [*parts, *self.lost]
         faults: Counter[str] = Counter()
-        for part in parts:
+        for part in spent:
             faults.update(part.faults)
-        costs = [part.cost for part in parts if part.cost is not None]
+        costs = [part.cost for part in spent if part.cost is not None]
         waiting = [part.waiting for part in parts if part.waiting]
         running = [number for number in self.told if number not in self.ended]
         return Progress(
             rows=self.rows,
             done=self.counts(),
             in_flight=sum(part.in_flight for part in parts),
-            again=sum(part.again for part in parts),
+            again=sum(part.again for part in spent),
             faults=faults,
             replicas=_of_each([one for part in parts for one in part.replicas]),
             rates=_sum([part.rates for part in parts]),

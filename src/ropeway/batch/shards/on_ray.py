@@ -212,12 +212,12 @@ class _Run:
         with suppress(ray.exceptions.RayError):  # it is on its way, or its machine died
             tasks = 0 if self.course.reason is not None else self._tasks()
             told = ray.get(self.line.look.remote(tasks), timeout=_ASK_S)
-            self.board.told.update(told)
+            self.board.take(told)
         for task in ended:
             shard = self.running.pop(task)
             done = self._result(task, shard)
             if done.progress is not None:
-                self.board.told[shard.number] = done.progress
+                self.board.take({shard.number: done.progress})
             if done.kept is None:
                 (kept,) = read_shards(self.job.order.folder, [shard], frozenset())
                 done = replace(done, kept=kept)

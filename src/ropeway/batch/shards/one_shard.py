@@ -16,6 +16,7 @@ from ropeway.batch.input.survey import rows_from
 from ropeway.batch.input.template import Form
 from ropeway.batch.job import ShardedJob, skip
 from ropeway.batch.journal.journal import Journal
+from ropeway.batch.journal.one_writer import Taken
 from ropeway.batch.journal.segments import shard_folder
 from ropeway.batch.journal.totals import Totals
 from ropeway.batch.progress import Price, Progress
@@ -144,7 +145,7 @@ async def _journal(work: Work, shard: Shard, again: frozenset[Outcome] = frozens
     while True:
         try:
             return Journal.open(folder, rows=work.rows, job=work.job, again=again)
-        except Refused:
+        except Taken:
             if time.monotonic() > given_up:
                 raise
         await asyncio.sleep(1)
