@@ -147,10 +147,15 @@ def cut_journal(folder: Path, lots: random.Random) -> bool:
     return bool(segments)
 
 
+def read_ledger(synced: Path) -> list[list[int]]:
+    """Return what was put onto the disk: each time the inode, its bytes, and the milliseconds."""
+    lines = synced.read_text().splitlines() if synced.exists() else []
+    return [list(map(int, line.split())) for line in lines]
+
+
 def cut_power(folder: Path, synced: Path, lots: random.Random) -> None:
     """Take from each file what was not put onto the disk: all or some of it, or leave rubbish."""
-    ledger = synced.read_text().splitlines() if synced.exists() else []
-    sizes = dict(tuple(map(int, line.split())) for line in ledger)
+    sizes = {inode: size for inode, size, _ in read_ledger(synced)}
     for path in folder.rglob("*"):
         found = path.stat()
         safe = min(sizes.get(found.st_ino, 0), found.st_size)
@@ -227,11 +232,18 @@ class Run:
             self.told["rivals"] += 1
             time.sleep(self.lots.uniform(0.0, 1.0))
             child, turned_away = self._one_of(child, _start(argv, env))
-        timer = threading.Timer(kill_after, child.kill)
+        killed: list[float] = []
+
+        def kill() -> None:
+            killed.append(time.monotonic())
+            child.kill()
+
+        timer = threading.Timer(kill_after, kill)
         timer.start()
         said, _ = child.communicate()
         timer.cancel()
-        self.losses.ends.append(time.monotonic())
+        gone = time.monotonic()
+        self.losses.ends.append((killed[0] if killed else gone, gone))
         if child.returncode == -signal.SIGKILL:
             self.told["kills"] += 1
             self._damage()
@@ -307,6 +319,7 @@ class Run:
             self.faults.append(f"exit code {document['code']}, and {bad} rows have no answer")
         if outcomes["failed"]:
             self.faults.append(f"{outcomes['failed']} rows failed")
+        self.losses.slowest_s = max((ms for _, _, ms in read_ledger(self.synced)), default=0) / 1000
         rows = read_rows(self.output, self.errors)
         self.faults += disagreements(read_said(self.said), rows, self.losses)
         self.told += outcomes

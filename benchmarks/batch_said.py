@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-# An answer so long before an end, of the job's process or of an engine's, is on the disk by then.
+# An answer so long before an end, of the job's process or of an engine's, is on the disk by then,
+# but for the time that the disk itself takes.
 PEACE_S = 1.0
 # A row that failed so long before its engine was found dead may be what it died of.
 _NEAR_S = 10.0
@@ -65,10 +66,14 @@ class Row:
 class Losses:
     """When answers may have been lost: at each end of the job's process what had come lately, and
     all that came before a file of its journal was cut.
+
+    ends       of the process: when it was killed, and when it was gone
+    slowest_s  the longest that the disk took to sync
     """
 
-    ends: list[float] = field(default_factory=list)
+    ends: list[tuple[float, float]] = field(default_factory=list)
     before: float = 0.0
+    slowest_s: float = 0.0
 
 
 def read_said(path: Path) -> Told:
@@ -152,11 +157,13 @@ def _sent_again(told: Told, rows: dict[int, Row], sent: _Sent) -> Iterator[str]:
 
 def _lost(told: Told, rows: dict[int, Row], losses: Losses) -> Iterator[str]:
     """An answer that nothing disturbed is the one that is kept."""
+    peace_s = PEACE_S + losses.slowest_s
     for name, sending in told.sendings.items():
         if sending.said not in _LAST_WORDS or sending.at < losses.before:
             continue
-        ends = [*losses.ends, told.deaths.get(sending.server, 0.0)]
-        if any(sending.at <= end <= sending.at + PEACE_S for end in ends):
+        died = told.deaths.get(sending.server, 0.0)
+        ends = [*losses.ends, (died, died)]
+        if any(killed - peace_s <= sending.at <= gone for killed, gone in ends):
             continue
         row = rows.get(sending.ordinal)
         if row is None or row.sending != name:

@@ -74,7 +74,7 @@ def test_an_answer_may_be_lost_where_something_ended(tmp_path: Path) -> None:
     again = "4 b-0 21 taken\n4 b-0 21.1 answered\n"
     lost = "a-0 was told: answered, and r0 has b-0"
     assert found(tmp_path, again, r0=("answered", "b-0")) == [lost]
-    for losses in (Losses(ends=[10.9]), Losses(before=10.2)):
+    for losses in (Losses(ends=[(10.9, 10.9)]), Losses(before=10.2)):
         assert found(tmp_path, again, losses, r0=("answered", "b-0")) == []
-    assert found(tmp_path, again, Losses(ends=[12.0]), r0=("answered", "b-0")) == [lost]
+    assert found(tmp_path, again, Losses(ends=[(12.0, 12.0)]), r0=("answered", "b-0")) == [lost]
     assert found(tmp_path, again + "1 - 10.5 died\n", r0=("answered", "b-0")) == []

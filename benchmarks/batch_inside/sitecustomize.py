@@ -1,7 +1,8 @@
 """Read by each Python that has this folder on its path: how `batch_chaos.py` is within a job.
 
 `CHAOS_JUMPS`  the wall clock jumps, as those of laptops do
-`CHAOS_SYNCED` a file that is told, for each file that was put onto the disk, how much of it was
+`CHAOS_SYNCED` a file that is told, for each file that was put onto the disk, how much of it was,
+               and how many milliseconds that took
 """
 
 import os
@@ -23,9 +24,10 @@ def _jumping() -> float:
 
 def _noted(sync: Callable[[int], None], ledger: int) -> Callable[[int], None]:
     def synced(handle: int) -> None:
-        before = os.fstat(handle)
+        before, began = os.fstat(handle), time.monotonic()
         sync(handle)
-        os.write(ledger, b"%d %d\n" % (before.st_ino, before.st_size))
+        took = (time.monotonic() - began) * 1000
+        os.write(ledger, b"%d %d %d\n" % (before.st_ino, before.st_size, took))
 
     return synced
 
