@@ -18,9 +18,11 @@ BODY = '{"model": "fake",  "messages":[{"role":"user","content":"say %d"}],"temp
 
 
 @contextmanager
-def serving(**how: Any) -> Iterator[tuple[str, BatchEndpoint]]:
+def serving(
+    kind: type[BatchEndpoint] = BatchEndpoint, **how: Any
+) -> Iterator[tuple[str, BatchEndpoint]]:
     """An endpoint in a thread; yields its URL and itself."""
-    endpoint, ready, ended = BatchEndpoint(**how), threading.Event(), threading.Event()
+    endpoint, ready, ended = kind(**how), threading.Event(), threading.Event()
     url = ""
 
     async def serve() -> None:

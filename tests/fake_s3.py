@@ -11,12 +11,15 @@ _XML = '<?xml version="1.0" encoding="UTF-8"?>'
 
 
 class FakeS3:
-    """objects: `bucket/key` → bytes; uploads: not complete yet; denied: takes nothing."""
+    """objects: `bucket/key` → bytes; uploads: not complete yet.
+
+    denied: takes nothing; closed: begins no upload either.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
-        self.denied = False
+        self.denied = self.closed = False
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -101,7 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         key, query = self._asked()
         body = self._body()
-        if "uploads" in query:
+        if "uploads" in query and self.store.closed:
+            self._answer(403, "<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+        elif "uploads" in query:
             name = f"u{len(self.store.uploads)}"
             self.store.uploads[name] = {}
             self._answer(

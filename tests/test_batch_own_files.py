@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_endpoint import Faults
+from batch_endpoint import BatchEndpoint, Faults
 
 from batch_calls import columns, lines, run, serving, texts
 from ropeway.batch.input.template import make_form
@@ -100,6 +100,12 @@ def test_no_file_of_a_job_is_another(
     assert "ret12345" not in json.dumps(said).lower()
     assert said["error"]["where"] == (where and where.format(folder=tmp_path))
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
+
+
+def test_the_folder_that_is_to_be_made_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="there is no such folder") as caught:
+        check_places(tmp_path / "o.journal", [tmp_path / "a b;c" / "o"])
+    assert caught.value.hint == f"make it first: `mkdir -p '{tmp_path}/a b;c'`"
 
 
 def test_a_pipe_that_nobody_may_read_at_the_end_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -253,3 +259,37 @@ def test_a_page_of_another_is_not_written_over(
         for _ in range(2):
             assert run(capsys, *args)[0] == 0
     assert page.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("outcome", ["answered", "refused"])
+@pytest.mark.parametrize("how", ["stranger", "unwritable"])
+def test_a_page_that_cannot_be_written_is_told_and_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, outcome: str
+) -> None:
+    source, page = columns(tmp_path / "in.jsonl", {"prompt": "a"}), tmp_path / "p" / "page.html"
+    page.parent.mkdir()
+
+    class Meanwhile(BatchEndpoint):
+        """When the row comes, something happens to the page's place."""
+
+        def take(self, connection: Any, head: bytes, body: bytes) -> None:
+            if head.startswith(b"POST") and how == "stranger":
+                page.write_text("mine")
+            elif head.startswith(b"POST"):
+                page.parent.rmdir()
+            super().take(connection, head, body)
+
+    faults = Faults(refused=float(outcome == "refused"))
+    with serving(Meanwhile, faults=faults) as (url, _):
+        args = (source, "-o", tmp_path / "o", "--url", url, "--html", page)
+        code, said, err = run(capsys, *args)
+    assert (code, said["error"], said["outcomes"][outcome]) == (int(bool(faults.refused)), None, 1)
+    assert len(lines(tmp_path / ("o" if outcome == "answered" else "o.errors.jsonl"))) == 1
+    (warning,) = said["warnings"]
+    assert warning.endswith(f": {page}")
+    assert f"page: {page}" not in err
+    if how == "stranger":
+        assert page.read_text() == "mine"
+        assert "this job has not written it" in warning
+    else:
+        assert not page.parent.exists()

@@ -113,6 +113,16 @@ def test_only_files_under_the_inputs_folder_are_pictures(tmp_path: Path, name: s
     assert isinstance(read(folder, image, make_form(pictures_from=tmp_path)), Request)
 
 
+def test_the_folder_that_a_hint_names_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    folder, other = tmp_path / "in", tmp_path / "a b;c"
+    for one in (folder, other):
+        one.mkdir()
+    (other / "p.png").write_bytes(PNG)
+    fault = read(folder, f"{other}/p.png")
+    assert isinstance(fault, Fault)
+    assert fault.hint == f"allow it: `--pictures-from '{other}'`"
+
+
 def test_a_folder_may_have_any_bytes_for_a_name(tmp_path: Path) -> None:
     folder = tmp_path / "\udcff"
     folder.mkdir()

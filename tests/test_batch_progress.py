@@ -14,6 +14,7 @@ import virtual_time
 from batch_server import BatchServer, Job, always, completion, job, row, rows, run_job
 from ropeway.batch.progress import Cost, Forecast, Left, Meter, Price, Progress, Rates, Tally
 from ropeway.batch.rows import Outcome, Row
+from ropeway.batch.sending import dispatch
 from ropeway.report.batch import progress_block, progress_line
 
 
@@ -74,6 +75,31 @@ def test_what_is_read_and_has_no_answer_is_bounded_by_bytes(size: int, most: int
     assert ended_job.ended.progress.done == {Outcome.ANSWERED: 24}
     assert server.most == most
     assert furthest <= most + 1
+
+
+def test_of_large_answers_few_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_MOST_COMING", 8 * 2**20)
+    at_once: list[int] = []
+
+    async def answer(server, _):
+        at_once.append(server.in_flight)
+        await asyncio.sleep(1)
+        return completion("x" * 2**20)
+
+    done, _ = job(answer, start=24, most=24, count=96)
+    assert done.ended.progress.done == {Outcome.ANSWERED: 96}
+    assert max(at_once[:24]) == 24
+    assert 4 <= max(at_once[48:]) <= 9
+
+
+def test_the_time_left_counts_what_is_answered_to_several_rows() -> None:
+    source = [row(n, f"prompt-{n // 2}") for n in range(2000)]
+    done, server = job(source=iter(source), dedupe=True)
+    assert len(server.prompts) == 1000
+    halfway = next(progress for progress in done.told if progress.finished >= 1000)
+    assert halfway.left is not None
+    # About as long as it has taken, for half is left.
+    assert halfway.left.likely_s < 1.5 * halfway.elapsed_s
 
 
 def test_progress_is_plain_data() -> None:
@@ -152,6 +178,14 @@ def test_why_a_row_got_no_answer_is_told() -> None:
     assert told.endswith("too long: 9")
     assert done.ended.progress.sample == ""
     assert f"  an error: {told}" in progress_block(done.ended.progress, time.time())
+
+
+def test_a_refusal_may_hold_a_number_that_python_does_not_read() -> None:
+    said = b'{"error":{"message":"too long"},"limit":%b}' % (b"9" * 5000)
+    done, _ = job(always(lambda: web.Response(status=400, body=said)), count=3)
+    assert done.ended.progress.done == {Outcome.REFUSED: 3}
+    assert '400: {"error":{"message":"too long"}' in done.ended.progress.error
+    assert all(b"9" * 5000 in result.line for result in done.journal.results)
 
 
 @pytest.mark.parametrize("text", ["word " * 20_000, "a\x1b[2J\nb\u202e" * 100, "short", None])

@@ -272,6 +272,19 @@ def test_a_shard_waits_for_whoever_had_it_before(tmp_path: Path) -> None:
     assert (done.reason, requests) == ("complete", 1)
 
 
+def test_a_journal_of_another_job_is_refused_at_once(tmp_path: Path) -> None:
+    write(tmp_path, [['{"prompt": "a"}']])
+    with open_shards(order(tmp_path), servers(), io.BytesIO(), quiet) as job:
+        fill(shard_folder(job.order.folder, 0), 1, [result(0)], job="another")
+
+        async def main() -> Done:
+            # Only whoever waits for another run needs so long.
+            return await asyncio.wait_for(run_shard(work_of(job), job.shards[0], lambda _: 1), 20)
+
+        done = asyncio.run(main())
+    assert (done.reason, type(done.failure)) == ("broken", Refused)
+
+
 @pytest.mark.real_time
 def test_what_all_must_see_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_shard, "_SEEN_WITHIN_S", 1)
@@ -329,6 +342,19 @@ def test_the_board_adds_up() -> None:
     assert (a.url, a.state, a.in_flight, a.limit, a.rows) == ("http://a/v1", "working", 6, 16, 10)
     assert (b.url, b.in_flight, b.limit, b.rows) == ("http://b/v1", 0, 0, 5)
     assert board.kept().counts == {Outcome.CUT: 0 + 1 + 3, Outcome.FAILED: 9}
+
+
+def test_what_a_task_had_spent_that_began_anew_still_counts() -> None:
+    board = Board(40, [Totals()])
+    board.take({0: progress(elapsed_s=9.0, done={Outcome.ANSWERED: 6})})
+    board.take({0: progress(elapsed_s=9.5, done={Outcome.ANSWERED: 7})})
+    assert board.progress(10.0).cost == 0.5
+    board.take({0: progress(elapsed_s=0.5, done={Outcome.ANSWERED: 5})})
+    now = board.progress(11.0)
+    assert (now.again, now.faults, now.cost) == (2, {"reset": 4}, 1.0)
+    assert (now.in_flight, now.done, now.rates) == (
+        3, {Outcome.ANSWERED: 5}, Rates(1.0, 2.0, 3.0)
+    )  # fmt: skip
 
 
 def test_errors_of_a_task_come_back_as_they_were() -> None:

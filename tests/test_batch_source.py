@@ -73,6 +73,12 @@ def test_a_name_without_a_file_is_refused(tmp_path: Path, name: str, what: str) 
     assert caught.value.where
 
 
+def test_the_url_that_a_hint_names_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="HTTP") as caught:
+        find_parts(["https://h/a b;c.jsonl"], tmp_path, NOTHING)
+    assert caught.value.hint == "fetch it first: `curl -O 'https://h/a b;c.jsonl'`"
+
+
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
     part_of(tmp_path / "a.jsonl", LINES)
     (tmp_path / "link").symlink_to(tmp_path / "a.jsonl")
@@ -329,6 +335,39 @@ def test_a_field_that_is_too_long_is_one_fault(tmp_path: Path) -> None:
     long = b'"' + b"x\n" * (MOST_FIELD // 2 + 1) + b'"'
     part = part_of(tmp_path / "a.csv", b"a,b\n1,2\n" + long + b",3\n4,5\n")
     assert kinds(part) == ["", "long", ""]
+
+
+def test_a_table_of_long_fields_is_read_a_few_records_at_a_time(tmp_path: Path) -> None:
+    record = b"x" * 10**6 + b",1\n"
+    part = part_of(tmp_path / "a.csv", b"a,b\n" + record * 30)
+    chunks = [len(chunk.items) for chunk in Reading(part, lambda names: names).chunks()]
+    assert sum(chunks) == 30
+    assert max(chunks) == 9  # as soon as it is 8 MiB
+
+
+def test_long_values_of_parquet_come_a_few_at_a_time_and_none_too_long(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    # On average they are short.
+    texts = ["short"] * 3000 + ["x" * 10**6] * 40 + ["y" * (MOST_FIELD + 1), "last"]
+    parquet.write_table(arrow.table({"prompt": texts}), path)
+    (part,) = find_parts([str(path)], tmp_path, NOTHING)
+    number, most = 1, 0
+    faults: list[tuple[int, str]] = []
+    for chunk in Reading(part, lambda names: names).chunks():
+        assert list(chunk.numbers) == list(range(number, number + len(chunk.items)))
+        number += len(chunk.items)
+        values = [item["prompt"] for item in chunk.items if isinstance(item, dict)]
+        most = max(most, sum(map(len, values)))
+        faults += [
+            (at, item.kind)
+            for at, item in zip(chunk.numbers, chunk.items, strict=True)
+            if isinstance(item, Fault)
+        ]
+    assert number == len(texts) + 1
+    assert faults == [(3041, "long")]
+    assert most < 1.1 * 2**23
 
 
 @pytest.mark.parametrize("packed", [False, True])

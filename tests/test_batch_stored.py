@@ -163,6 +163,25 @@ def test_an_upload_that_fails_leaves_nothing_and_costs_no_answer(
         assert bucket.objects == {"b/out.jsonl": good, "b/bad": ROWS[2].line}
 
 
+@pytest.mark.usefixtures("no_aws")
+@pytest.mark.real_time
+def test_what_is_stored_already_outlives_an_upload_that_never_began(tmp_path: Path) -> None:
+    file = tmp_path / "o"
+    file.write_bytes(b"new")
+    with fake_s3() as (query, bucket):
+        output = output_at(f"s3://KEY:SECRET@b/out.jsonl?{query}")
+        assert isinstance(output, Stored)
+        bucket.objects["b/out.jsonl"] = b"earlier"
+        bucket.closed = True
+        with pytest.raises(RopewayError, match=r"(?i)cannot be stored: .*access.?denied"):
+            output.put(file)
+        assert bucket.objects == {"b/out.jsonl": b"earlier"}
+        bucket.closed, bucket.denied = False, True
+        with pytest.raises(RopewayError, match=r"(?i)cannot be stored: .*access.?denied"):
+            output.put(file)
+        assert bucket.objects == {}
+
+
 def test_what_a_url_of_this_machine_names_is_no_store(tmp_path: Path) -> None:
     assert output_at(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
     (tmp_path / "a b").write_text("{}")

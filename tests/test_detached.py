@@ -309,6 +309,17 @@ def test_a_job_that_was_killed_goes_on_when_its_service_answers(container, tmp_p
         assert ended(process) == 0
 
 
+def test_an_exit_code_of_which_a_power_cut_left_nothing_is_none(container, tmp_path):
+    for name in ("begun", "ended", "result.json"):
+        (tmp_path / name).touch()
+    with container("echo {}; exit 1", asks="exit 0") as process:
+        try:
+            wait_for(lambda: (tmp_path / "ended").read_text() == "1\n")
+        finally:
+            assert ended(process) == 0
+    assert (tmp_path / "result.json").read_text() == "{}\n"
+
+
 def test_errors_are_retried_once_however_often_the_job_is_started_again(container, tmp_path):
     words, killed = tmp_path / "words", tmp_path / "killed"
     line = f'echo "$@" >>{words}; [ -e {killed} ] && exit 0; : >{killed}; kill -9 $$'

@@ -345,10 +345,13 @@ def _parquet(part: Part, wanted: Wanted) -> Iterator[Chunk]:
 
 
 def _pieces(batch: Any) -> Iterator[Any]:
-    """Yield a batch in pieces: its rows may be longer than those of the group on average."""
-    rows = max(1, len(batch) * _RECORDS_BYTES // max(batch.nbytes, 1))
-    for first in range(0, len(batch), rows):
-        yield batch.slice(first, rows)
+    """Yield a batch in pieces of so many bytes: some of its rows may be longer than most."""
+    if batch.nbytes <= _RECORDS_BYTES or len(batch) == 1:
+        yield batch
+        return
+    half = len(batch) // 2
+    yield from _pieces(batch.slice(0, half))
+    yield from _pieces(batch.slice(half))
 
 
 def _records(batch: Any) -> list[Item]:
