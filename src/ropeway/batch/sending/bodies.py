@@ -9,8 +9,8 @@ _ENOUGH = 2**17  # bytes that are read from files at once
 async def whole(body: bytes, sent: Callable[[], None]) -> AsyncIterator[bytes]:
     """Give a large body in one piece, which the event loop then sends as the server takes it.
 
-    Who refuses it for its size may close the connection before it is sent. Where the loop sends, it
-    reads what came first; a failed write of ours would lose the answer.
+    A server that rejects the body for its size may close the connection before it is sent. Where
+    the loop sends, it reads what came first; a failed write of ours would lose the answer.
     """
     yield body
     sent()

@@ -19,7 +19,7 @@ from ropeway.phrases import phrase
 # Full jitter: a random time up to a limit that doubles, so that those who failed together do not
 # come back together.
 _FIRST_S, _LONGEST_S = 0.5, 30.0
-# Who asks for no pause at all is left alone for this: it would be asked without end.
+# A server that asks for no pause at all is left alone for this: it would be asked without end.
 _LEAST_S = 0.5
 # So many different rows that fail in a row are not what is wrong, for so long: rows that always
 # fail are all that is left at the end of a job.

@@ -41,7 +41,8 @@ class Verdict(IntEnum):
     AWAY    no server took the row
     BARRED  a refusal that is hardly about the row: of the key, the address, the model
     UNFIT   an answer that is not what was asked for, and is paid: it counts as a try
-    UNREADY     a picture of the row cannot be read now: it counts as a try, and the replica as well
+    UNREADY  a picture of the row cannot be read now: counts as a try; the replica is considered
+             healthy
     UNSENDABLE  it can never be read
     """
 
