@@ -57,6 +57,7 @@ def send_job(request: BatchRequest, job: DetachedJob, host: Host, screen: Screen
         _send(found, host, job.folder, screen)
     words = [*(one.word for one in found), *_words(flags, job)]
     words += ["--timeout", str(endpoint.timeout_s), *(["--model", model] if model else [])]
+    words += ["--key-env", KEY_VARIABLE] if key else []
     return replace(
         job,
         argv=("batch", *words),
@@ -75,7 +76,6 @@ def _words(flags: BatchFlags, job: DetachedJob) -> list[str]:
     words += ["--html", f"{name}.html"] if flags.html is not None else []
     words += ["--check", "check.json"] if flags.check is not None else []
     words += [word for url in place.urls for word in ("--url", url)]
-    words += ["--key-env", KEY_VARIABLE]
     hosts = place.spec.cluster.host_count
     price = None if flags.price is None else flags.price * hosts
     at_first = flags.at_first or at_once(place.spec) or Limits.start
