@@ -79,7 +79,7 @@ def test_rows_that_were_taken_back_are_replaced(tmp_path: Path, ordered: bool) -
     fill(folder, 3, [result(0), result(1, Outcome.FAILED), result(2, Outcome.POISON)])
     before = made(folder, ordered=ordered)
     assert before[2] == result(1, Outcome.FAILED).line + result(2, Outcome.POISON).line
-    fill(folder, 3, [result(1)], again=[Outcome.FAILED])
+    fill(folder, 3, [result(1)], revoked=[Outcome.FAILED])
     counts, output, errors = made(folder, ordered=ordered)
     assert counts == {Outcome.ANSWERED: 2, Outcome.POISON: 1}
     assert (output, errors) == (result(0).line + result(1).line, result(2, Outcome.POISON).line)
@@ -96,7 +96,7 @@ def test_a_finished_job_keeps_its_figures_and_no_second_copy(tmp_path: Path) -> 
     assert (replay.counts, replay.prompt, replay.answer, replay.size) == (
         before.counts, before.prompt, before.answer, before.size
     )  # fmt: skip
-    with Journal.open(folder, rows=3, again=[Outcome.FAILED]) as journal:
+    with Journal.open(folder, rows=3, revoked=[Outcome.FAILED]) as journal:
         assert [row in journal.done for row in range(3)] == [True] * 3
         assert (len(journal.done), journal.counts) == (3, before.counts)
     assert segments(folder) == [], "nothing is added, so no segment is begun"

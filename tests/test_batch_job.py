@@ -18,7 +18,7 @@ from ropeway.batch.journal.one_writer import NAME
 from ropeway.batch.journal.segments import shard_folders
 from ropeway.batch.rows import Outcome
 from ropeway.batch.sending.servers import Servers
-from ropeway.cli import batch_job
+from ropeway.cli import batch_run
 from ropeway.errors import Refused
 
 SERVERS = Servers((), "m", None, frozenset(), "", ())
@@ -85,7 +85,7 @@ def test_nor_while_the_verb_writes_them(
         asked.append(refused.value.what)
         write_files(order, counts)
 
-    monkeypatch.setattr(batch_job, "write_files", write)
+    monkeypatch.setattr(batch_run, "write_files", write)
     with serving() as (url, _):
         assert run(capsys, source, "-o", tmp_path / "o", "--url", url)[0] == 0
     assert asked == ["another run is writing to this output"]

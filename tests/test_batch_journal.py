@@ -232,7 +232,7 @@ def test_outcomes_that_are_taken_back_are_done_again(tmp_path: Path) -> None:
     folder = tmp_path / "j"
     first = [result(0), result(1, Outcome.FAILED), result(2, Outcome.REFUSED), result(3)]
     fill(folder, ROWS, [*first, result(4, Outcome.FAILED)])
-    with Journal.open(folder, rows=ROWS, again=[Outcome.FAILED]) as journal:
+    with Journal.open(folder, rows=ROWS, revoked=[Outcome.FAILED]) as journal:
         assert [row for row in range(5) if row not in journal.done] == [1, 4]
         assert journal.counts == {Outcome.ANSWERED: 2, Outcome.REFUSED: 1}
         journal.add(result(1))

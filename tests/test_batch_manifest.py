@@ -12,8 +12,8 @@ from batch_rows import files_of_at_most, fill, result
 from ropeway.batch.journal.journal import Journal
 from ropeway.batch.journal.manifest import (
     NAME,
+    FileIdentity,
     Manifest,
-    Part,
     check_same,
     differences,
     read_manifest,
@@ -21,7 +21,10 @@ from ropeway.batch.journal.manifest import (
 )
 from ropeway.errors import Refused, RopewayError
 
-PARTS = (Part("a.jsonl", 1200, "ab" * 32, "jsonl"), Part("b.jsonl.gz", 7, "cd" * 32, "jsonl"))
+PARTS = (
+    FileIdentity("a.jsonl", 1200, "ab" * 32, "jsonl"),
+    FileIdentity("b.jsonl.gz", 7, "cd" * 32, "jsonl"),
+)
 JOB = Manifest(
     "qwen", 30, PARTS, engine="0.32.0", settings={"temperature": 0.5, "stop": ["a"]}, template="{q}"
 )
@@ -62,7 +65,7 @@ def test_any_setting_is_itself_again(tmp_path_factory, settings, template) -> No
         ),
         ({"parts": PARTS[:1]}, ["input was 2 files, and is 1 file"]),
         (
-            {"parts": (PARTS[0], Part("c.jsonl", 8, "cd" * 32, "jsonl"))},
+            {"parts": (PARTS[0], FileIdentity("c.jsonl", 8, "cd" * 32, "jsonl"))},
             ["input was b.jsonl.gz (7 B, cdcdcdcdcdcd), and is c.jsonl (8 B, cdcdcdcdcdcd)"],
         ),
         (

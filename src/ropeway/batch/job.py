@@ -17,8 +17,7 @@ from ropeway.batch.input.tokens import UNLIMITED
 from ropeway.batch.journal.finished import read_finished
 from ropeway.batch.journal.journal import Journal, take_folder
 from ropeway.batch.journal.manifest import NAME as MANIFEST
-from ropeway.batch.journal.manifest import Manifest, check_same, read_manifest
-from ropeway.batch.journal.manifest import Part as PartRead
+from ropeway.batch.journal.manifest import FileIdentity, Manifest, check_same, read_manifest
 from ropeway.batch.journal.replay import read_journal
 from ropeway.batch.journal.segments import epochs
 from ropeway.batch.journal.totals import Totals
@@ -56,7 +55,7 @@ class Order:
     shape     of the input, where its name does not say it
     skip_bad  leave out lines that cannot be sent
     ordered   write the output in the order of the input
-    again     outcomes of earlier runs that are taken back
+    revoked   outcomes of earlier runs that are taken back
     """
 
     inputs: tuple[str, ...]
@@ -70,7 +69,7 @@ class Order:
     shape: Shape | None = None
     skip_bad: bool = False
     ordered: bool = False
-    again: frozenset[Outcome] = field(default_factory=frozenset)
+    revoked: frozenset[Outcome] = field(default_factory=frozenset)
 
     @property
     def folder(self) -> Path:
@@ -179,7 +178,7 @@ def open_job(order: Order, servers: Servers, stdin: BinaryIO, tell: Tell) -> Ite
     """
     with _open(order, servers, stdin, tell, sharded=False) as looked:
         job, rows = looked.manifest.job, looked.found.rows
-        with Journal(order.folder, rows=rows, job=job, again=order.again) as journal:
+        with Journal(order.folder, rows=rows, job=job, revoked=order.revoked) as journal:
             skip(journal, looked.form, order.folder)
             yield OneJob(order, *looked, journal)
 
@@ -194,7 +193,7 @@ def open_shards(
             yield ShardedJob(order, *looked, read_journal(order.folder), (), ())
             return
         shards = kept_shards(order.folder, looked.found)
-        before = read_shards(order.folder, shards, order.again)
+        before = read_shards(order.folder, shards, order.revoked)
         yield ShardedJob(order, *looked, sum(before, Totals()), shards, tuple(before))
 
 
@@ -212,7 +211,7 @@ def _open(
             parts, left = _parts(order, folder, stdin)
             distinct_files(folder, order.files, parts)
             found = kept_survey(parts, form, folder)
-            if found is None or (found.bad and (order.again or not order.skip_bad)):
+            if found is None or (found.bad and (order.revoked or not order.skip_bad)):
                 found = _survey(order, form, parts, folder, servers, tell)
             manifest = _manifest(order, form, found, servers)
             check_same(folder, manifest)
@@ -320,7 +319,7 @@ def _manifest(order: Order, form: Form, found: Survey, servers: Servers) -> Mani
         model=model,
         rows=found.rows,
         parts=tuple(
-            PartRead(part.name, part.size, part.digest, part.shape) for part in found.parts
+            FileIdentity(part.name, part.size, part.digest, part.shape) for part in found.parts
         ),
         engine=servers.engine,
         settings=settings,

@@ -8,6 +8,8 @@ same prompt may be meant twice.
 from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
+
 from ropeway.phrases import Phrase, phrase
 
 
@@ -88,6 +90,18 @@ class Result:
     line: bytes
     prompt: int = 0
     answer: int = 0
+
+
+def error_object(outcome: Outcome, message: str) -> bytes:
+    """Return what a line says of a row that has no answer, as JSON."""
+    return msgspec.json.encode({"code": outcome.name.lower(), "message": message})
+
+
+def error_result(ordinal: int, name: str, outcome: Outcome, message: str) -> Result:
+    """Return what a row gets of which no server said anything. `message` is UTF-8 text."""
+    line = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
+    error = error_object(outcome, message)
+    return Result(ordinal, outcome, line % (ordinal, msgspec.json.encode(name), error))
 
 
 @dataclass(slots=True)

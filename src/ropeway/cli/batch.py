@@ -7,7 +7,6 @@ import click
 
 from ropeway.batch.rows import Outcome
 from ropeway.cli import batch_detached
-from ropeway.cli.batch_job import plan_batch, run_batch_job
 from ropeway.cli.batch_options import (
     BatchFlags,
     BatchRequest,
@@ -15,6 +14,7 @@ from ropeway.cli.batch_options import (
     batch_options,
     detach_options,
 )
+from ropeway.cli.batch_run import plan_batch, run_batch_job
 from ropeway.cli.endpoint import endpoint_options
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.endpoint.address import Endpoint

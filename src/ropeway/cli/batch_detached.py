@@ -12,9 +12,9 @@ import click
 
 from ropeway.batch.output.stored import Output, Stored
 from ropeway.batch.rows import Outcome
-from ropeway.cli.batch_jobs import find_job, job_json, no_job, progress_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, DetachFlags
 from ropeway.cli.batch_sent import send_job
+from ropeway.cli.detached_jobs import find_job, job_json, no_job, progress_of
 from ropeway.cli.endpoint import spec_file
 from ropeway.cli.target import Target, reached
 from ropeway.errors import Exit, HostError, Refused, RopewayError, SshError

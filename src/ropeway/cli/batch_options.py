@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from ropeway.batch.input.template import APIS
 from ropeway.batch.output.stored import Output, Stored, output_at
 from ropeway.batch.stores import check_no_keys
 from ropeway.cli.options import NOT_NEGATIVE, POSITIVE, passed_as, ssh_config_option, with_options
@@ -20,8 +21,6 @@ from ropeway.errors import Refused
 from ropeway.launch.detached import NAME
 from ropeway.phrases import joined, phrase
 
-APIS = {"chat": "/v1/chat/completions", "completions": "/v1/completions",
-        "embeddings": "/v1/embeddings"}  # fmt: skip
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 

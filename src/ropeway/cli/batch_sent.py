@@ -12,8 +12,8 @@ from click.core import ParameterSource
 
 from ropeway.batch.input.parts import STDIN, Part, Shape, find_parts
 from ropeway.batch.sending.limits import Limits
-from ropeway.cli.batch_job import at_once, order_of
 from ropeway.cli.batch_options import BatchFlags, BatchRequest, as_words
+from ropeway.cli.batch_run import at_once, order_of
 from ropeway.endpoint.address import Endpoint
 from ropeway.engines.vllm import KEY_VARIABLE
 from ropeway.errors import Refused

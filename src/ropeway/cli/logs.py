@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ropeway.cli.batch_jobs import find_job
+from ropeway.cli.detached_jobs import find_job
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options, tell_silent
 from ropeway.errors import Refused

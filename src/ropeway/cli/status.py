@@ -4,7 +4,7 @@ import os
 
 import click
 
-from ropeway.cli.batch_jobs import job_lines, jobs_json
+from ropeway.cli.detached_jobs import job_lines, jobs_json
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options, tell_silent
 from ropeway.errors import Exit

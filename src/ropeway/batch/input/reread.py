@@ -32,7 +32,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RereadLine:
     """A line that can be sent; `index` is its place among the lines that are not blank, from 0."""
 
     index: int
@@ -52,7 +52,7 @@ def lines_again(
     bad_lines: Iterator[LeftOut],
     wanted: Callable[[int], bool],
     first: int = 0,
-) -> Iterator[Again]:
+) -> Iterator[RereadLine]:
     """Yield the lines that are wanted, by their index, and not left out; others are not decoded.
 
     `first` is the index of the first line. Raises Refused where the input is not what it was: of a
@@ -84,7 +84,7 @@ def lines_again(
                     where = f"{part.name}:{number}"
                     if isinstance(request, Fault):
                         raise _changed(where, request.what)
-                    yield Again(index, where, request)
+                    yield RereadLine(index, where, request)
         if not (reading.digest == read.digest if part.whole else is_as_it_was(part)):
             raise _changed(part.name)
 

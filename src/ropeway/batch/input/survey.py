@@ -22,7 +22,7 @@ from ropeway.batch.input.source import Fault, Reading
 from ropeway.batch.input.template import Form
 from ropeway.batch.input.tokens import UNLIMITED, Spread
 from ropeway.batch.journal.bitmap import Bitmap
-from ropeway.batch.rows import Outcome, Result, Row
+from ropeway.batch.rows import Outcome, Result, Row, error_result
 from ropeway.durable import PRIVATE, write_whole
 from ropeway.errors import Refused, reason_of
 from ropeway.phrases import joined, phrase
@@ -224,12 +224,10 @@ def skipped(form: Form, folder: Path, lines: range | None = None) -> Iterator[Re
         if lines is not None and line.index not in lines:
             continue
         message = f"{line.where}: {line.what}"
-        error = msgspec.json.encode({"code": Outcome.SKIPPED.name.lower(), "message": message})
         for sample in range(form.samples):
             ordinal = line.index * form.samples + sample
-            name = msgspec.json.encode(_name(line.name, line.index, sample, form.samples))
-            text = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
-            yield Result(ordinal, Outcome.SKIPPED, text % (ordinal, name, error))
+            name = _name(line.name, line.index, sample, form.samples)
+            yield error_result(ordinal, name, Outcome.SKIPPED, message)
 
 
 def _beginnings(folder: Path) -> bytes:

@@ -14,8 +14,10 @@ from ropeway.phrases import phrase
 from ropeway.spec.secret_shapes import is_secret
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+APIS = {"chat": CHAT, "completions": COMPLETIONS, "embeddings": EMBEDDINGS}
+"""The path of each API that takes batches, by the word that `--api` has for it."""
 PROMPT_KEY = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
-"""Where the body of a request has its prompt, for each API that takes batches."""
+"""Where the body of a request has its prompt, for each of them."""
 
 _OURS = {*PROMPT_KEY.values(), "stream", "stream_options"}
 _PIECE = re.compile(r"(\{\{|\}\}|\{[^{}]*\}|[{}])")

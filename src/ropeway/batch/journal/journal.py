@@ -49,17 +49,17 @@ class Journal(Totals):
     """
 
     def __init__(
-        self, folder: Path, *, rows: int, job: str = "", again: Iterable[Outcome] = ()
+        self, folder: Path, *, rows: int, job: str = "", revoked: Iterable[Outcome] = ()
     ) -> None:
         """Go on with the journal in `folder`, or begin one.
 
-        job    `Manifest.job`: a folder that holds another job's is refused
-        again  outcomes that are taken back: their rows are to be done again
+        job      `Manifest.job`: a folder that holds another job's is refused
+        revoked  outcomes that are taken back: their rows are to be done again
 
         A segment is begun, unless there is nothing to add. Raises RopewayError.
         """
         try:
-            replay, head = _take_over(folder, rows, job, frozenset(again))
+            replay, head = _take_over(folder, rows, job, frozenset(revoked))
             self.path = segment_path(folder, head.epoch)
             self._handle, self._end = (
                 (-1, 0) if replay.finished else _begin_segment(self.path, head)
@@ -89,7 +89,7 @@ class Journal(Totals):
         *,
         rows: int,
         job: str = "",
-        again: Iterable[Outcome] = (),
+        revoked: Iterable[Outcome] = (),
         silence: float = SILENCE,
     ) -> Self:
         """Take the folder's lock until the journal is closed, and go on with what is in it.
@@ -100,7 +100,7 @@ class Journal(Totals):
         """
         lock = take_folder(folder, silence)
         try:
-            journal = cls(folder, rows=rows, job=job, again=again)
+            journal = cls(folder, rows=rows, job=job, revoked=revoked)
         except BaseException:
             lock.release()
             raise
@@ -265,10 +265,12 @@ def take_folder(folder: Path, silence: float = SILENCE) -> OneWriter:
         raise cannot_begin(folder, error) from None
 
 
-def _take_over(folder: Path, rows: int, job: str, again: frozenset[Outcome]) -> tuple[Replay, Head]:
+def _take_over(
+    folder: Path, rows: int, job: str, revoked: frozenset[Outcome]
+) -> tuple[Replay, Head]:
     """Read what there is, and end the time of whoever wrote it."""
     begun = epochs(folder)
-    replay = read_journal(folder, again)
+    replay = read_journal(folder, revoked)
     if replay.job not in (None, job) or (begun and replay.done.size not in (0, rows)):
         raise other_job(folder)
     for epoch in replay.ends:
@@ -282,7 +284,7 @@ def _take_over(folder: Path, rows: int, job: str, again: frozenset[Outcome]) -> 
         rows=rows,
         salt=new_salt(),
         counts=replay.ends,
-        again=again,
+        revoked=revoked,
         writer=writer(),
     )
     return replay, head

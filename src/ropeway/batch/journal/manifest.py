@@ -28,7 +28,7 @@ _MOST = 64 << 20  # a part of the input takes some 200 bytes
 
 
 @dataclass(frozen=True)
-class Part:
+class FileIdentity:
     """A file of the input, known by its bytes and what they are read as: its name may change."""
 
     name: str
@@ -49,7 +49,7 @@ class Manifest:
 
     model: str
     rows: int
-    parts: tuple[Part, ...]
+    parts: tuple[FileIdentity, ...]
     engine: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     template: str = ""
@@ -101,7 +101,7 @@ def _as_json(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings[key], ensure_ascii=False, sort_keys=True) if key in settings else ""
 
 
-def _described(part: Part) -> str:
+def _described(part: FileIdentity) -> str:
     return f"{part.name} ({part.size:,} B, {part.hash[:12]})"
 
 
@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / NAME
     try:
         document = parse_json(read_bounded(path, _MOST))
-        parts = tuple(Part(**part) for part in document.pop("parts"))
+        parts = tuple(FileIdentity(**part) for part in document.pop("parts"))
         manifest = msgspec.convert(asdict(Manifest(parts=parts, **document)), Manifest)
     except FileNotFoundError:
         return None

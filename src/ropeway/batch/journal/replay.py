@@ -45,23 +45,23 @@ class Replay(Totals):
     finished: bool = False
 
 
-def read_journal(folder: Path, again: frozenset[Outcome] = frozenset()) -> Replay:
+def read_journal(folder: Path, revoked: frozenset[Outcome] = frozenset()) -> Replay:
     """Return what a journal says, from all of its bytes. Nothing is changed.
 
-    again  outcomes that are about to be taken back
+    revoked  outcomes that are about to be taken back
     """
     if finished := read_finished(folder):
         done = Bitmap.full(finished.rows)
         return Replay(done, size=finished.size, finished=True, **vars(finished.totals()))
     damage: list[Phrase] = []
-    return replay_segments(read_segments(folder, damage), damage, again=again)
+    return replay_segments(read_segments(folder, damage), damage, revoked=revoked)
 
 
 def replay_segments(
     segments: Sequence[Segment],
     damage: list[Phrase],
     *,
-    again: frozenset[Outcome] = frozenset(),
+    revoked: frozenset[Outcome] = frozenset(),
     held: Held | None = None,
 ) -> Replay:
     """Return what segments say, of one journal or of all shards.
@@ -74,20 +74,20 @@ def replay_segments(
         if replay.job not in (None, segment.head.job) or segment.head.rows != replay.done.size:
             raise other_job(segment.path)
         replay.job = segment.head.job
-        _replay(segment, replay, again, held, is_last=segment is last[segment.path.parent])
+        _replay(segment, replay, revoked, held, is_last=segment is last[segment.path.parent])
     return replay
 
 
 def _replay(
     segment: Segment,
     replay: Replay,
-    again: frozenset[Outcome],
+    revoked: frozenset[Outcome],
     held: Held | None,
     *,
     is_last: bool,
 ) -> None:
     """Add what a segment says."""
-    add, taken_back = replay.done.add, set(map(int, segment.taken_back | again))
+    add, taken_back = replay.done.add, set(map(int, segment.taken_back | revoked))
     counts: Counter[int] = Counter()
     end = segment.start
     gaps: list[tuple[Gap, int]] = []  # and how many records there are before it

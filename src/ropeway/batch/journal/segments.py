@@ -12,8 +12,8 @@ What the head says:
 
     counts  up to which byte each earlier segment counts. What is behind that was written by one who
             did not know that its time was over, or was torn when it ended.
-    again   outcomes that are taken back: records of them in the segments before count no more, and
-            their rows are to be done again
+    again   outcomes that are taken back (`Head.revoked`): records of them in the segments before
+            count no more, and their rows are to be done again
 
 Where bytes are damaged, reading goes on at the
 next record: the salt, which is not text and so in no line, says where one may begin, and its CRC
@@ -61,6 +61,7 @@ class Head:
     job      of which job: a hash of its input
     rows     how many that has
     counts   epoch → bytes, of each earlier segment
+    revoked  outcomes that are taken back
     writer   who wrote it, for people
     """
 
@@ -69,7 +70,7 @@ class Head:
     rows: int
     salt: bytes
     counts: dict[int, int] = field(default_factory=dict)
-    again: frozenset[Outcome] = frozenset()
+    revoked: frozenset[Outcome] = frozenset()
     writer: str = ""
 
     def to_bytes(self) -> bytes:
@@ -80,7 +81,7 @@ class Head:
             "rows": self.rows,
             "salt": self.salt.hex(),
             "counts": {str(epoch): length for epoch, length in self.counts.items()},
-            "again": sorted(self.again),
+            "again": sorted(self.revoked),
             "writer": self.writer,
         }
         text = json.dumps(document).encode()
@@ -190,7 +191,7 @@ def _segments(folder: Path, damage: list[Phrase]) -> list[Segment]:
     for epoch, (head, start, size) in heads.items():
         later = [heads[other][0] for other in heads if other > epoch]
         end = min((other.counts.get(epoch, start) for other in later), default=size)
-        taken_back = frozenset(outcome for other in later for outcome in other.again)
+        taken_back = frozenset(outcome for other in later for outcome in other.revoked)
         path = segment_path(folder, epoch)
         segments.append(Segment(path, head, start, max(start, end), size, taken_back))
     damage += _what_is_missing(folder, segments, headless)
@@ -257,7 +258,7 @@ def _head_of(text: bytes, path: Path) -> Head:
         rows=document["rows"],
         salt=bytes.fromhex(document["salt"]),
         counts={int(epoch): length for epoch, length in document["counts"].items()},
-        again=frozenset(map(Outcome, document["again"])),
+        revoked=frozenset(map(Outcome, document["again"])),
         writer=document["writer"],
     )
 

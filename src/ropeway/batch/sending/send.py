@@ -15,7 +15,14 @@ from ropeway.batch.rows import Row
 from ropeway.batch.sending.bodies import streamed, whole
 from ropeway.batch.sending.health import Health, Sign, kept_alive
 from ropeway.batch.sending.pace import read_metrics
-from ropeway.batch.sending.verdict import LONGEST_ANSWER, NO_ANSWER, Answer, Verdict, judge
+from ropeway.batch.sending.verdict import (
+    LONGEST_ANSWER,
+    LONGEST_REFUSAL,
+    NO_ANSWER,
+    Answer,
+    Verdict,
+    judge,
+)
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session
 from ropeway.endpoint.request import CONNECT_S
@@ -24,7 +31,6 @@ from ropeway.phrases import Phrase, phrase
 from ropeway.spec.secret_values import data_without
 from ropeway.units import format_seconds
 
-_LONGEST_REFUSAL = 2**16
 _LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
 # A server, or what is between, may have forgotten a connection that is kept. Whether somebody is
@@ -139,7 +145,7 @@ class Sender:
 
     async def healthy(self) -> Health:
         """Ask how the replica is, as those do that watch over servers."""
-        return await self._ask("/health", _LONGEST_REFUSAL)
+        return await self._ask("/health", LONGEST_REFUSAL)
 
     async def metrics(self) -> Health:
         """Ask the engine for its figures; a server without such is well if it answers at all."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ropeway.batch.rows import Outcome, Result, Row
+from ropeway.batch.rows import Outcome, Result, Row, error_object, error_result
 from ropeway.endpoint.words import server_words
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
@@ -19,6 +19,7 @@ from ropeway.units import format_bytes
 
 # Embeddings of a full request and log probabilities of a long answer take some tens of megabytes.
 LONGEST_ANSWER = 64 * 2**20
+LONGEST_REFUSAL = 2**16
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}
@@ -28,7 +29,6 @@ _STATUSES = {status.value for status in HTTPStatus}
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _MOST_SHOWN = 200
 _encode = msgspec.json.Encoder().encode
-_LONGEST_REFUSAL = 2**16
 NO_ANSWER = phrase("no answer of its API")
 
 
@@ -150,7 +150,7 @@ def result_of(row: Row, answer: Answer) -> Result:
     """Return what a row gets of an answer that ends it, its line included."""
     if answer.verdict in _OUTCOMES:
         outcome = _OUTCOMES[answer.verdict]
-        error = b"null" if outcome.good else _error(outcome, answer.words)
+        error = b"null" if outcome.good else error_object(outcome, _shown(answer.words))
         return Result(
             row.ordinal,
             outcome,
@@ -168,9 +168,7 @@ def result_of(row: Row, answer: Answer) -> Result:
 
 def without_answer(row: Row, outcome: Outcome, why: str) -> Result:
     """Return what a row gets to which no server gave an answer."""
-    line = b'{"id":"batch_req_%d","custom_id":%b,"response":null,"error":%b}\n'
-    error = _error(outcome, why)
-    return Result(row.ordinal, outcome, line % (row.ordinal, _encode(row.name), error))
+    return error_result(row.ordinal, row.name, outcome, _shown(why))
 
 
 def _judge_answer(path: str, data: bytes, request_id: str) -> Answer:
@@ -247,19 +245,19 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 def _embedded(data: bytes) -> bytes:
     """Return what a server said as JSON on one line: its own where it is that, else its text."""
-    if len(data) <= _LONGEST_REFUSAL:
+    if len(data) <= LONGEST_REFUSAL:
         try:
             data.decode()
             return msgspec.json.format(data, indent=-1)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
-    return _encode(data[:_LONGEST_REFUSAL].decode(errors="replace"))
+    return _encode(data[:LONGEST_REFUSAL].decode(errors="replace"))
 
 
 def _words(data: bytes) -> str:
     """Return a server's own words: of its JSON the message, of anything else the beginning."""
     try:
-        document = parse_json(data[:_LONGEST_REFUSAL])
+        document = parse_json(data[:LONGEST_REFUSAL])
     except ValueError:
         return _start(data)
     return server_words(document) or _start(data)
@@ -274,7 +272,3 @@ def _shown(text: str) -> str:
 
 def _start(data: bytes) -> str:
     return " ".join(data[:_MOST_SHOWN].decode(errors="replace").split())
-
-
-def _error(outcome: Outcome, message: str) -> bytes:
-    return _encode({"code": outcome.name.lower(), "message": _shown(message)})

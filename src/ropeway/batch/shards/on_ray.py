@@ -122,11 +122,11 @@ async def run_on_ray(
     `settings` are those of all tasks together. Set `stop` to end early. Raises RopewayError.
     """
     work = make_work(job, endpoints, settings)
-    await take_back(work, job.to_do(), job.order.again)
+    await take_back(work, job.to_do(), job.order.revoked)
     return await _Run(ray, job, work, settings, count, tell).run(stop)
 
 
-class _Line:
+class _ProgressActor:
     """An actor: where tasks tell how far they are, and hear how many they are; 0 is to stop."""
 
     def __init__(self, tasks: int) -> None:
@@ -145,7 +145,7 @@ class _Line:
         return told
 
 
-def _do(work: Work, shard: Shard, line: Any, tasks: int) -> Done:
+def _do(work: Work, shard: Shard, actor: Any, tasks: int) -> Done:
     """Do a shard: what a task is, one of so many at first."""
     import ray
 
@@ -158,7 +158,7 @@ def _do(work: Work, shard: Shard, line: Any, tasks: int) -> Done:
                 return tasks
             with suppress(ray.exceptions.RayError):  # its machine died: it is begun anew
                 tasks = ray.get(asked)
-        asked = line.tell.remote(shard.number, progress)
+        asked = actor.tell.remote(shard.number, progress)
         return tasks
 
     return event_loop.run(run_shard(work, shard, tell, tasks))
@@ -178,8 +178,8 @@ class _Run:
         self.waiting, self.running = deque(job.to_do()), dict[Any, Shard]()
         self.board = Board(job.found.rows, job.before)
         self.before, self.course = Counter(job.journal.counts), Course(settings, time.monotonic)
-        line = ray.remote(_Line).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        self.line = line.remote(count)
+        actor = ray.remote(_ProgressActor).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        self.actor = actor.remote(count)
         # The cores of a cluster are counted for engines; a task is light and limited by us.
         self.task = ray.remote(_do).options(
             name="ropeway batch", num_cpus=0, max_retries=_RETRIES, scheduling_strategy="SPREAD"
@@ -192,7 +192,7 @@ class _Run:
         while self.running or (self.waiting and course.reason is None):
             while self.waiting and len(self.running) < self.count and course.reason is None:
                 tasks, shard = self._tasks(), self.waiting.popleft()
-                self.running[self.task.remote(self.work, shard, self.line, tasks)] = shard
+                self.running[self.task.remote(self.work, shard, self.actor, tasks)] = shard
             await asyncio.to_thread(self._look)
             progress = self._progress()
             self._judge(stop, progress)
@@ -211,7 +211,7 @@ class _Run:
         ended, _ = ray.wait(list(self.running), num_returns=1, timeout=_LOOK_S)
         with suppress(ray.exceptions.RayError):  # it is on its way, or its machine died
             tasks = 0 if self.course.reason is not None else self._tasks()
-            told = ray.get(self.line.look.remote(tasks), timeout=_ASK_S)
+            told = ray.get(self.actor.look.remote(tasks), timeout=_ASK_S)
             self.board.take(told)
         for task in ended:
             shard = self.running.pop(task)

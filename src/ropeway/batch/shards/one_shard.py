@@ -108,14 +108,14 @@ def _anywhere(part: Part) -> Part:
     return replace(part, path=path, folder=part.folder.absolute())
 
 
-async def take_back(work: Work, shards: Iterable[Shard], again: frozenset[Outcome]) -> None:
+async def take_back(work: Work, shards: Iterable[Shard], revoked: frozenset[Outcome]) -> None:
     """Take back these outcomes of earlier runs, before any of the shards is done.
 
     Whoever does a shard does not: a task that Ray begins anew would take back its own. Raises
     RopewayError.
     """
-    for shard in shards if again else ():
-        (await _journal(work, shard, again)).close()
+    for shard in shards if revoked else ():
+        (await _journal(work, shard, revoked)).close()
 
 
 async def _look_for_sign(work: Work) -> None:
@@ -139,12 +139,12 @@ async def _look_for_sign(work: Work) -> None:
     )
 
 
-async def _journal(work: Work, shard: Shard, again: frozenset[Outcome] = frozenset()) -> Journal:
+async def _journal(work: Work, shard: Shard, revoked: frozenset[Outcome] = frozenset()) -> Journal:
     """Open a shard's journal, when whoever had it before has noticed that its time is over."""
     folder, given_up = shard_folder(work.folder, shard.number), time.monotonic() + _GIVEN_UP_S
     while True:
         try:
-            return Journal.open(folder, rows=work.rows, job=work.job, again=again)
+            return Journal.open(folder, rows=work.rows, job=work.job, revoked=revoked)
         except Taken:
             if time.monotonic() > given_up:
                 raise

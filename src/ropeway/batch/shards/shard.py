@@ -98,7 +98,7 @@ def is_sharded(folder: Path) -> bool:
     return (folder / _NAME).exists()
 
 
-def read_shards(folder: Path, shards: Iterable[Shard], again: frozenset[Outcome]) -> list[Totals]:
+def read_shards(folder: Path, shards: Iterable[Shard], revoked: frozenset[Outcome]) -> list[Totals]:
     """Return what the journal of each shard says, without which rows those are."""
-    journals = (read_journal(shard_folder(folder, shard.number), again) for shard in shards)
+    journals = (read_journal(shard_folder(folder, shard.number), revoked) for shard in shards)
     return [journal.totals() for journal in journals]

@@ -17,7 +17,7 @@ import click
 
 from ropeway.batch.input.parts import Shape
 from ropeway.batch.input.survey import Survey
-from ropeway.batch.input.template import make_form
+from ropeway.batch.input.template import APIS, make_form
 from ropeway.batch.job import (
     Job,
     OneJob,
@@ -40,7 +40,7 @@ from ropeway.batch.sending.check import Check, read_check
 from ropeway.batch.sending.limits import Limits
 from ropeway.batch.sending.servers import Servers, ask_servers, replicas_of
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.batch_options import APIS, BatchFlags, BatchRequest
+from ropeway.cli.batch_options import BatchFlags, BatchRequest
 from ropeway.cli.batch_ray import Crew, send_on_ray
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import spec_file, tell_rehearsal
@@ -184,7 +184,7 @@ def order_of(
         shape=Shape(flags.kind) if flags.kind else None,
         skip_bad=flags.skip_bad,
         ordered=flags.ordered,
-        again=RETRIED if flags.retry_errors else frozenset(),
+        revoked=RETRIED if flags.retry_errors else frozenset(),
     )
     return order, check
 
