@@ -286,7 +286,7 @@ def test_a_page_that_cannot_be_written_is_told_and_costs_nothing(
     assert (code, said["error"], said["outcomes"][outcome]) == (int(bool(faults.refused)), None, 1)
     assert len(lines(tmp_path / ("o" if outcome == "answered" else "o.errors.jsonl"))) == 1
     (warning,) = said["warnings"]
-    assert warning.endswith(f": {page}")
+    assert warning.startswith(f"{page}: ")
     assert f"page: {page}" not in err
     if how == "stranger":
         assert page.read_text() == "mine"

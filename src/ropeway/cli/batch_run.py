@@ -357,7 +357,7 @@ def _write_page(folder: Path, path: Path, page: str, screen: Screen) -> None:
         with writing(path):
             write_whole(path, content)
     except RopewayError as error:
-        screen.warn(f"{error.what}: {path}")
+        screen.warn(phrase("{where}: {what}", where=path, what=error.what))
     else:
         screen.say(phrase("page: {file}", file=path))
 
