@@ -40,6 +40,7 @@ class Behaviour:
                 reason, `html` answers with a page
     answer      the pieces of the answer, one token each, repeated when more are needed
     per_piece   tokens in one event, as vLLM sends when it is ahead of its client
+    cached      tokens of each prompt that it says were cached; None: it says nothing
     key         the API key it requires; None accepts any
     """
 
@@ -53,6 +54,7 @@ class Behaviour:
     reasoning: tuple[str, ...] = ()
     reasoning_field: str = "reasoning"
     per_piece: int = 1
+    cached: int | None = None
     tokenizer: bool = True
     key: str | None = None
     fault: Fault = "none"
@@ -80,6 +82,10 @@ class FakeEndpoint:
     served: list[Served] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     """The bodies received; only the last 1000."""
+    figures: Callable[["FakeEndpoint"], str] | None = None
+    """What `/metrics` says; None: there is no such path."""
+    present: int = 0
+    """Requests that are answered or queue."""
     url: str = ""
     _count: int = 0
     _slots: asyncio.Semaphore | None = None
@@ -93,6 +99,8 @@ class FakeEndpoint:
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_get("/sim/served", self._served)
+        if self.figures:
+            app.router.add_get("/metrics", self._metrics)
         if self.behaviour.tokenizer:
             app.router.add_post("/tokenize", self._tokenize)
         return app
@@ -113,6 +121,10 @@ class FakeEndpoint:
     async def _served(self, _: web.Request) -> web.Response:
         return web.json_response([asdict(served) for served in self.served])
 
+    async def _metrics(self, _: web.Request) -> web.Response:
+        assert self.figures is not None
+        return web.Response(text=self.figures(self))
+
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         arrived = self.clock()
         if refusal := self._wrong_key(request):
@@ -131,11 +143,14 @@ class FakeEndpoint:
             return web.Response(text="<html>Welcome to nginx!</html>", content_type="text/html")
         if self._slots is None:
             raise RuntimeError("the application was not built with `app()`")
-        async with self._slots:
-            try:
+        self.present += 1
+        try:
+            async with self._slots:
                 return await self._stream(request, body, fault, arrived)
-            except ConnectionResetError:  # the client has left, as it may
-                return web.Response()
+        except ConnectionResetError:  # the client has left, as it may
+            return web.Response()
+        finally:
+            self.present -= 1
 
     async def _stream(
         self, request: web.Request, body: dict[str, Any], fault: Fault, arrived: float
@@ -153,7 +168,10 @@ class FakeEndpoint:
             first = first or sent
             last = sent
         self.served.append(Served(arrived, admitted, first, last, len(pieces)))
-        await response.write(_event({"choices": [], "usage": _usage(body, len(pieces))}))
+        usage: dict[str, Any] = _usage(body, len(pieces))
+        if self.behaviour.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.behaviour.cached}
+        await response.write(_event({"choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
@@ -213,9 +231,14 @@ async def start(fake: FakeEndpoint, host: str, port: int) -> web.AppRunner:
 
 
 @contextlib.contextmanager
-def running(behaviour: Behaviour) -> Iterator[FakeEndpoint]:
-    """Serve in a thread, on a free port of 127.0.0.1; the result's `url` ends in /v1."""
-    fake = FakeEndpoint(behaviour)
+def running(
+    behaviour: Behaviour, figures: Callable[[FakeEndpoint], str] | None = None
+) -> Iterator[FakeEndpoint]:
+    """Serve in a thread, on a free port of 127.0.0.1; the result's `url` ends in /v1.
+
+    figures  what `/metrics` says
+    """
+    fake = FakeEndpoint(behaviour, figures=figures)
     loop = asyncio.new_event_loop()
     runner = loop.run_until_complete(start(fake, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)

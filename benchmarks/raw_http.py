@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import json
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,7 +44,11 @@ _DONE = b"e\r\ndata: [DONE]\n\n\r\n" + _END
 
 @dataclass
 class RawEndpoint:
-    """Streams `max_tokens` events to a request: the first after `ttft_s`, then every `tpot_s`."""
+    """Streams `max_tokens` events to a request: the first after `ttft_s`, then every `tpot_s`.
+
+    slots  requests that are answered at once, each for as long as its answer takes; the others
+           wait for one, first come, first served. None: all
+    """
 
     ttft_s: float
     tpot_s: float
@@ -52,6 +57,9 @@ class RawEndpoint:
     record: list[tuple[float, float, float, int]] | None = None
     """When each request arrived, and its first and last token were sent, by the monotonic clock,
     and how many tokens it had; None: not kept."""
+    slots: int | None = None
+    waiting: deque[tuple[int, "Served", int]] = field(default_factory=deque)
+    busy: int = 0
 
     async def run(self, port: int) -> None:
         """Serve until the process ends."""
@@ -66,6 +74,7 @@ class RawEndpoint:
 
     def _send(self, due: float, number: int, to: "Served", left: int) -> None:
         if to.transport.is_closing():
+            self._free(due)
             return
         if self.record is not None:
             now = time.monotonic()
@@ -75,8 +84,20 @@ class RawEndpoint:
         to.transport.write(_TOKEN if left > 1 else _LAST + _DONE)
         if left > 1:
             heapq.heappush(self.due, (due + self.tpot_s, number, to, left - 1))
-        elif to.last:
+            return
+        self._free(due)
+        if to.last:
             to.transport.close()
+
+    def _free(self, at: float) -> None:
+        """Give a slot to the next that waits, from the moment at which it was to become free."""
+        self.busy -= 1
+        if self.waiting:
+            self._begin(at, *self.waiting.popleft())
+
+    def _begin(self, at: float, number: int, to: "Served", tokens: int) -> None:
+        self.busy += 1
+        heapq.heappush(self.due, (at + self.ttft_s, number, to, tokens))
 
     def take(self, connection: "Served", head: bytes, body: bytes) -> None:
         """Answer one request."""
@@ -99,7 +120,10 @@ class RawEndpoint:
         tokens = int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 16)
         connection.tokens = tokens
         connection.transport.write(_HEAD)
-        heapq.heappush(self.due, (time.monotonic() + self.ttft_s, self.count, connection, tokens))
+        if self.slots is not None and self.busy >= self.slots:
+            self.waiting.append((self.count, connection, tokens))
+        else:
+            self._begin(time.monotonic(), self.count, connection, tokens)
 
 
 class Served(asyncio.Protocol):
@@ -210,9 +234,11 @@ def main() -> None:
     parser.add_argument("--ttft", type=float, default=0.0, help="seconds to the first token")
     parser.add_argument("--tpot", type=float, default=0.008, help="seconds between tokens")
     parser.add_argument("--record", action="store_true", help="keep what `GET /record` tells")
+    parser.add_argument("--slots", type=int, help="requests that are answered at once")
     args = parser.parse_args()
     record = [] if args.record else None
-    asyncio.run(RawEndpoint(args.ttft, args.tpot, record=record).run(args.port))
+    served = RawEndpoint(args.ttft, args.tpot, record=record, slots=args.slots)
+    asyncio.run(served.run(args.port))
 
 
 if __name__ == "__main__":

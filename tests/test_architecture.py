@@ -45,8 +45,10 @@ STRANGERS = (
 )
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "bench.comparison", "bench.figures", "bench.stats"} | {
-    "bench.load_test", "endpoint.stream", "units", "errors", "hardware", "doctor.finding",
-    "doctor.pings", "diagnosis.result", "phrases", "outside", "models.shape", "models.summary",
+    "bench.rounds", "bench.sides",
+    "bench.load_test", "bench.rungs", "endpoint.stream", "units", "errors", "hardware",
+    "doctor.finding", "doctor.pings", "diagnosis.result", "phrases", "outside", "models.shape",
+    "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",
     "plan.estimate", "batch.progress", "batch.rows", "batch.input.survey",
 }  # fmt: skip

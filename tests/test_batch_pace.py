@@ -2,38 +2,8 @@
 
 import pytest
 
-from ropeway.batch.sending.pace import Pace, Reading, read_metrics
-
-METRICS = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
-# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="m {x} 7"} 60.0
-vllm:num_requests_running{engine="1",model_name="m"} 64.0
-vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
-vllm:num_requests_waiting{engine="1",model_name="m"} 0.0
-vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 3.0
-vllm:num_preemptions_total{engine="0",model_name="m"} 1.2e+01
-vllm:num_preemptions_created{engine="0",model_name="m"} 1.7e+09
-"""
-
-
-def test_the_figures_of_all_engine_cores_are_added() -> None:
-    assert read_metrics(METRICS) == Reading(124, 3, 12)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"<html>",
-        b"vllm:num_requests_running 1",
-        b"vllm:num_requests_running 1e1e1\n",
-        b"vllm:num_requests_running 1\nvllm:num_requests_waiting 1e309\n",
-        b"vllm:num_requests_running 1e309\nvllm:num_requests_waiting 1\n",
-        b"vllm:num_requests_waiting 1\n" + 2 * b"vllm:num_requests_running 1e308\n",
-    ],
-)
-def test_a_server_without_them_has_none(text: bytes) -> None:
-    assert read_metrics(text) is None
+from ropeway.batch.sending.pace import Pace
+from ropeway.endpoint.metrics import Reading
 
 
 def test_tasks_share_a_limit_and_the_fewer_there_are_the_more_each_has() -> None:

@@ -1,8 +1,10 @@
 """`ropeway bench`: what it prints, what it leaves behind, how it ends."""
 
 import dataclasses
+import html
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -22,7 +24,7 @@ from ropeway.cli.bench import bench
 from ropeway.cli.chat import chat
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.failures import ModelUnknown
-from ropeway.errors import EndpointError, Refused
+from ropeway.errors import EndpointError, Refused, RopewayError
 from waiting import SECONDS, wait_for
 
 SMALL = ("--clients", "4", "--requests", "8", "--output-tokens", "8")
@@ -51,7 +53,9 @@ def test_the_command_reports_and_leaves_a_folder(tmp_path: Path) -> None:
     assert any(re.fullmatch(r"completed +8 +of 8 in \S+ m?s *", line) for line in lines)
     assert any(re.match(r"time per output token +\S+ ms +\S+ ms ", line) for line in lines)
     assert "tokens    1,024 in, 64 out" in lines
-    assert lines[-1] == f"results   {tmp_path / 'r'}"
+    page = tmp_path / "r" / "report.html"
+    assert lines[-2:] == [f"page      {page}", f"results   {tmp_path / 'r'}"]
+    assert page.read_text().startswith("<!doctype html>")
     began, ended = result.stderr.splitlines()
     assert began == f"8 requests, 4 clients → fake at {fake.url} …"
     assert ended.startswith(f"ok    8 requests, 4 clients → fake at {fake.url}  ")
@@ -59,6 +63,48 @@ def test_the_command_reports_and_leaves_a_folder(tmp_path: Path) -> None:
     assert summary["completed"] == 8
     assert (conditions["layout"], conditions["label"]) == ("TP2", "measured here")
     assert summary["tpot_s"]["p50"] > 0
+
+
+def test_it_speaks_chinese_and_so_does_its_page(tmp_path: Path) -> None:
+    with running(dataclasses.replace(FAST, fault="error", fault_every=2)) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"), "--lang", "zh", "--hardware", "无")
+    text = (result.stdout + result.stderr).replace(fake.url, "").replace(str(tmp_path), "")
+    text = text.replace("the server failed with 500: the engine core died", "")
+    words = set(re.findall(r"(?<![\w/.-])[a-z][a-z-]{2,}(?![\w/.-])", text))
+    assert words <= {"fake", "token", "tokens", "measured"}, text
+    assert 'id="zh" checked' in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_the_page_has_the_command_that_measures_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(FAST) as fake:
+        address, port = re.findall(r"//([^:]+):(\d+)/", fake.url)[0]
+        (tmp_path / "my.yaml").write_text(
+            f"serve: {{address: {address}, port: {port}, layout: TP2}}\n"
+            "cluster: {local: {}}\nmodel: {name: smollm2}\n"
+            "workload: {clients: 2, requests: 6, input_tokens: 33, output_tokens: 9, seed: 5}\n"
+        )
+        flags = ("--requests", "3", "--no-ignore-eos", "--engine", "my engine", "--json")
+        assert exit_code(["bench", "-c", "my.yaml", "--out", "a", *flags]) == 0
+        page = html.unescape((tmp_path / "a" / "report.html").read_text())
+        (command,) = re.findall(r"<pre>(ropeway bench .*)</pre>", page)
+        assert "my.yaml" not in command, "nobody else has that file"
+        assert exit_code([*shlex.split(command)[1:], "--out", "b"]) == 0
+    first, second = (read(tmp_path / name, "conditions") for name in ("a", "b"))
+    assert {**first, "started_at": ""} == {**second, "started_at": ""}
+
+
+def test_a_page_that_cannot_be_written_is_one_error_after_the_figures(tmp_path: Path) -> None:
+    (tmp_path / "r" / "report.html").mkdir(parents=True)
+    with running(FAST) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"))
+    assert isinstance(result.exception, RopewayError)
+    assert "the results could not be written" in result.exception.what
+    assert result.stdout.splitlines()[-1] == f"results   {tmp_path / 'r'}"
+    assert "page  " not in result.stdout
+    assert read(tmp_path / "r", "summary")["completed"] == 8
 
 
 def test_a_spec_gives_address_and_load_and_flags_go_before_it(
@@ -201,7 +247,7 @@ def test_failures_end_with_1_their_kinds_and_a_sample(tmp_path: Path) -> None:
     with running(dataclasses.replace(FAST, fault="error", fault_every=2)) as fake:
         result = run(fake.url, "--out", str(tmp_path / "r"))
     assert result.exit_code == 1
-    assert "4 of 8 requests failed\n  4 × server error\n" in result.stdout
+    assert "4 of 8 requests failed\n  4 × server error  after " in result.stdout
     assert re.search(r"^completed +4 +of 8 in ", result.stdout, re.MULTILINE)
     assert re.search(r"^warn  8 requests.*some failed$", result.stderr, re.MULTILINE)
     assert result.stderr.endswith(

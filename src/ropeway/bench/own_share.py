@@ -18,7 +18,7 @@ _LATE_S, _LATE_SHARE = 0.005, 0.1
 # A latency that is wrong by more than this, and than a share of itself, says little.
 _WRONG_S, _WRONG_SHARE = 0.003, 0.05
 # Below this share of the rate that was due, the rate was not reached.
-_REACHED = 0.97
+REACHED = 0.97
 
 
 def own_share(shares: Sequence[Share], calibration: Calibration | None = None) -> OwnShare:
@@ -39,6 +39,23 @@ def own_share(shares: Sequence[Share], calibration: Calibration | None = None) -
 
 def doubts(own: OwnShare, summary: Summary, load: LoadTest) -> tuple[Phrase, ...]:
     """Return why the figures are not to be trusted; empty when they are."""
+    found = own_doubts(own, summary)
+    due, sent = summary.due_per_s, summary.sent_per_s
+    if due is not None and sent is not None and sent < REACHED * due:
+        found.append(
+            phrase(
+                "{sent:.3g} requests/s were sent where {due:.3g} were due: all {clients:,} clients"
+                " were busy",
+                sent=sent,
+                due=due,
+                clients=load.clients,
+            )
+        )
+    return tuple(found)
+
+
+def own_doubts(own: OwnShare, summary: Summary) -> list[Phrase]:
+    """Return those doubts that are the load generator's own fault, whatever the server did."""
     found = []
     answer_s = summary.e2e_s.p50 if summary.e2e_s else 0.0
     if own.cpu > _FULL:
@@ -75,18 +92,7 @@ def doubts(own: OwnShare, summary: Summary, load: LoadTest) -> tuple[Phrase, ...
                 wrong=format_seconds(wrong_s),
             )
         )
-    due, sent = summary.due_per_s, summary.sent_per_s
-    if due is not None and sent is not None and sent < _REACHED * due:
-        found.append(
-            phrase(
-                "{sent:.3g} requests/s were sent where {due:.3g} were due: all {clients:,} clients"
-                " were busy",
-                sent=sent,
-                due=due,
-                clients=load.clients,
-            )
-        )
-    return tuple(found)
+    return found
 
 
 def _late(lateness: Lateness) -> Late:

@@ -1,7 +1,7 @@
-"""Prompts of a given length, the same for one seed, that share no beginning.
+"""Prompts of a given length, the same for one seed, that share no beginning unless it is asked for.
 
-A shared beginning would be answered from the engine's prefix cache and flatter the figures, so
-each prompt is a random row of short common words. Such words are one token each in the tokenizers
+A shared beginning is answered from the engine's prefix cache and flatters the figures, so each
+prompt is a random row of short common words. Such words are one token each in the tokenizers
 in use; where the server offers `/tokenize` this is checked, and the lengths are exact.
 """
 
@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ropeway.bench.workloads.spool import Spool
 from ropeway.phrases import phrase
 
 WORDS: tuple[str, ...] = tuple(
@@ -41,6 +42,7 @@ class Recipe:
     tokens   what the server will count for each prompt, chat template included
     first    words that a prompt may begin with; `rest`: the words that may follow
     exact    whether the server's tokenizer confirmed `tokens`; otherwise it is an estimate
+    own      the user's own prompts, which are sent in place of words
     """
 
     tokens: int
@@ -48,6 +50,12 @@ class Recipe:
     first: tuple[str, ...]
     rest: tuple[str, ...]
     exact: bool
+    own: Spool | None = None
+
+    @property
+    def overhead(self) -> int:
+        """Tokens that a prompt has besides its words."""
+        return self.tokens - self.words
 
     def __str__(self) -> str:
         return phrase(
@@ -60,10 +68,36 @@ class Recipe:
 
 def random_prompts(recipe: Recipe, total: int, seed: str) -> Iterator[str]:
     """Yield `total` prompts, each made when it is needed, so that a million cost no memory."""
-    for number in range(total):
-        chance = random.Random(f"prompt {seed} {number}")
-        rest = chance.choices(recipe.rest, k=recipe.words - 1)
-        yield " ".join([chance.choice(recipe.first), *rest])
+    return (random_prompt(recipe, seed, number) for number in range(total))
+
+
+def random_prompt(
+    recipe: Recipe,
+    seed: str,
+    number: int,
+    lengths: tuple[int, int] | None = None,
+    beginning: str = "",
+) -> str:
+    """Return a prompt, decided by `seed` and `number`.
+
+    lengths    the least and the most tokens, beginning not included; None: those of the recipe
+    beginning  what stands before it
+    """
+    chance = random.Random(f"prompt {seed} {number}")
+    words = recipe.words
+    if lengths:
+        words = max(1, chance.randint(*lengths) - recipe.overhead)
+    if beginning:
+        return " ".join([beginning, *chance.choices(recipe.rest, k=words)])
+    rest = chance.choices(recipe.rest, k=words - 1)
+    return " ".join([chance.choice(recipe.first), *rest])
+
+
+def random_beginning(recipe: Recipe, seed: str, number: int, tokens: int) -> str:
+    """Return a beginning of so many tokens for several prompts to share."""
+    chance = random.Random(f"beginning {seed} {number}")
+    rest = chance.choices(recipe.rest, k=tokens - 1)
+    return " ".join([chance.choice(recipe.first), *rest])
 
 
 async def find_recipe(tokens: int, count: Counter) -> Recipe:

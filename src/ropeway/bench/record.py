@@ -1,5 +1,7 @@
 """A run's folder: `conditions.json`, `timings.jsonl` (one line for each request), `summary.json`.
 
+What was seen of the server meanwhile lies beside them (`samples`).
+
 The raw timings are the record; the summary can always be computed from them again. In the file,
 times are seconds from the start, rounded to a microsecond.
 """
@@ -14,11 +16,14 @@ from typing import Self
 
 import msgspec
 
+from ropeway.bench.course import course_of
 from ropeway.bench.figures import Calibration, Figures
 from ropeway.bench.load_test import Conditions
 from ropeway.bench.own_share import doubts, own_share
 from ropeway.bench.run import BenchResult
-from ropeway.bench.stats import summarise
+from ropeway.bench.samples import NPUS, SERVER, Seen
+from ropeway.bench.server_state import server_state
+from ropeway.bench.stats import columns_of, summary_of
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
@@ -74,6 +79,8 @@ class RunWriter:
         if error is not None and self._empty:
             self.path.unlink()
             (self.folder / "conditions.json").unlink()
+            for name in (SERVER, NPUS):
+                (self.folder / name).unlink(missing_ok=True)
             if self._made:
                 self.folder.rmdir()
 
@@ -91,12 +98,24 @@ class RunWriter:
                 raise
 
     def finish(
-        self, result: BenchResult, calibration: Calibration | None = None
+        self,
+        result: BenchResult,
+        calibration: Calibration | None = None,
+        seen: Seen | None = None,
     ) -> tuple[Figures, RopewayError | None]:
-        """Write `summary.json`; return the figures, and what could not be written, if so."""
-        summary = summarise(read_timings(self.path), self._load)
-        own = own_share(result.shares, calibration)
-        figures = Figures(summary, own, doubts(own, summary, self._load))
+        """Write `summary.json`; return the figures, and what could not be written, if so.
+
+        seen  of the server; None: it was not looked at
+        """
+        load, columns = self._load, columns_of(read_timings(self.path), self._load)
+        summary, own = summary_of(columns, load), own_share(result.shares, calibration)
+        figures = Figures(
+            summary,
+            own,
+            doubts(own, summary, load),
+            course=course_of(columns, from_due=load.is_open),
+            server=None if seen is None else server_state(seen, summary),
+        )
         rest = figures.as_json()
         del rest["summary"]  # whose keys stand here beside the rest
         document = {"ended": result.ended, **dataclasses.asdict(summary), **rest}

@@ -3,24 +3,29 @@
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from ropeway.bench.load_test import LoadTest
-from ropeway.bench.prompts import Recipe, find_recipe
+from ropeway.bench.observers import Observer
+from ropeway.bench.prompts import WORDS, Recipe, find_recipe
 from ropeway.bench.sending.crew import Crew
 from ropeway.bench.sending.worker import Look, Share, Task
-from ropeway.bench.workload import RandomPrompts
+from ropeway.bench.workloads.choose import workload_of
+from ropeway.bench.workloads.reading import read_prompts
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import Client, ServedModel, served_model
 from ropeway.endpoint.request import Request
 from ropeway.errors import RopewayError
+from ropeway.phrases import joined, phrase
 from ropeway.units import format_seconds
 
 Ended = Literal["complete", "interrupted", "time limit", "not recorded"]
 
+_ANY = Recipe(1, 1, WORDS, WORDS, exact=False)
 _HELLO = ({"role": "user", "content": "Hello"},)
 # Looks that the rate of tokens is taken over: five seconds.
 _RECENT = 10
@@ -28,7 +33,10 @@ _RECENT = 10
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run. `tokens_per_s` is over the last few seconds; `left_s` None: unknown."""
+    """Progress of a run. `tokens_per_s` is over the last few seconds; `left_s` None: unknown.
+
+    total  requests in all; 0: as many as begin in time
+    """
 
     done: int
     total: int
@@ -40,13 +48,18 @@ class Progress:
 
     def __str__(self) -> str:
         """`12/512 done · 1 failed · 256 in flight · 1,024 tokens/s · 40.0 s left`."""
-        parts = [f"{self.done:,}/{self.total:,} done"]
+        parts = [
+            phrase("{done:,}/{total:,} done", done=self.done, total=self.total)
+            if self.total
+            else phrase("{n:,} done", n=self.done)
+        ]
         if self.errors:
-            parts.append(f"{self.errors:,} failed")
-        parts += [f"{self.in_flight:,} in flight", f"{self.tokens_per_s:,.0f} tokens/s"]
+            parts.append(phrase("{n:,} failed", n=self.errors))
+        parts.append(phrase("{requests:,} in flight", requests=self.in_flight))
+        parts.append(phrase("{n:,.0f} tokens/s", n=self.tokens_per_s))
         if self.left_s is not None:
-            parts.append(f"{format_seconds(self.left_s)} left")
-        return " · ".join(parts)
+            parts.append(phrase("{time} left", time=format_seconds(self.left_s)))
+        return joined(parts, " · ")
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,7 @@ def run_bench(
     on_progress: Callable[[Progress], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     processes: int = 1,
+    observers: Sequence[Observer] = (),
 ) -> BenchResult:
     """Warm up, and send every prompt.
 
@@ -81,17 +95,19 @@ def run_bench(
     `on_progress` is called twice a second and once at the end. `stopped` is asked four times a
     second whether to end early and keep what was measured. A failed request is a line with an
     error, and the run goes on; but when every request of the warm-up fails, the first
-    RequestFailed is raised, and so is one without which nothing can begin.
+    RequestFailed is raised, and so is one without which nothing can begin. `observers` look at the
+    server meanwhile.
     """
     task = Task(
         endpoint=target,
-        workload=RandomPrompts(model, load, recipe),
-        warm_up=RandomPrompts(model, load, recipe, warm_up=True),
-        clients=min(load.clients, load.requests),
+        workload=workload_of(model, load, recipe),
+        warm_up=workload_of(model, load, recipe, warm_up=True),
+        clients=min(load.clients, load.requests or load.clients),
         limit_s=load.time_limit_s,
+        duration_s=load.duration_s,
     )
     failure: RopewayError | None = None
-    with Crew(task, processes) as crew:
+    with Crew(task, processes, observers) as crew:
         meter = _Meter(load, crew)
 
         def look(now: Look) -> None:
@@ -107,7 +123,11 @@ def run_bench(
                     failure = error
                     crew.halt()
 
-        shares = crew.run(keep_or_end, look, stopped)
+        try:
+            shares = crew.run(keep_or_end, look, stopped)
+        finally:
+            for observer in observers:
+                observer.end()
         errors = crew.look.errors
         if crew.began:
             look(crew.look)
@@ -120,22 +140,28 @@ def run_bench(
 async def prepare(
     target: Endpoint, model: str | None, load: LoadTest, *, answers: bool = False
 ) -> tuple[ServedModel, Recipe]:
-    """Return the model, and the recipe for prompts of the load's length.
+    """Return the model, and the recipe for prompts of the load's length, or its files' prompts.
 
     They are counted by the target's own tokenizer if it has one. Unless it `answers`, as is known,
     it is asked one question, since who cannot answer that says best why. Raises Refused when a
-    request would be longer than the context that is served, RequestFailed when nothing is.
+    request would be longer than the context that is served, or a file has a row that cannot be
+    sent; RequestFailed when nothing is served.
     """
     served = await served_model(target, model)
     load.check_fits(served.name, served.context)
     async with Client(target) as client:
+        own = None
+        if load.files:  # what cannot be sent is found before anything is
+            own = await read_prompts(load, served, partial(client.count_text, served.name))
         if not answers:
             await client.ask(Request(served.name, _HELLO, max_tokens=1))
+        if own is not None:
+            return served, replace(_ANY, own=own)
 
         async def count(text: str) -> int | None:
             return await client.count_tokens(served.name, [{"role": "user", "content": text}])
 
-        return served, await find_recipe(load.input_tokens, count)
+        return served, await find_recipe(load.longest_input, count)
 
 
 @contextmanager
@@ -184,11 +210,12 @@ class _Meter:
 
     def _left(self, look: Look, elapsed: float) -> float | None:
         """Estimate the seconds left, from tokens: they come before the first request is done."""
-        limit = self._load.time_limit_s
-        until_limit = max(0.0, limit - elapsed) if limit is not None else None
-        if not look.tokens or elapsed <= 0:
+        load = self._load
+        limits = [limit for limit in (load.time_limit_s, load.duration_s) if limit is not None]
+        until_limit = max(0.0, min(limits) - elapsed) if limits else None
+        if not look.tokens or elapsed <= 0 or not load.requests:
             return until_limit
-        requests = self._load.requests - look.errors
-        expected = max(requests * self._load.output_tokens, look.tokens)
+        requests = load.requests - look.errors
+        expected = max(requests * load.output_tokens, look.tokens)
         left = (expected - look.tokens) * elapsed / look.tokens
         return left if until_limit is None else min(left, until_limit)

@@ -4,32 +4,35 @@ import math
 import operator
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 
-from ropeway.bench.figures import Failures, Quantiles, Steady, Summary
+from ropeway.bench.figures import Failures, Goodput, Quantiles, Steady, Summary
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.sending.answers import UNFINISHED
+from ropeway.bench.trend import trend_of
 from ropeway.endpoint.stream import Timing
 
 # Fewer requests in a window say nothing of a steady state.
 _FEWEST_STEADY = 20
 _LATE_S = 0.05
-# The steps in which tokens are counted.
-_PLACE_S = 0.05
+# The steps in which tokens are counted, in seconds.
+PLACE_S = 0.05
 
 
 class Columns:
     """What figures need of a run, 70 bytes a request: `add` each timing.
 
-    Durations are NaN where there are none.
+    Durations are NaN where there are none. met: 1 met every goal, 0 missed one, -1 is not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: LoadTest) -> None:
+        self._goals, self._from_due = load.goals, load.is_open
         self.sent, self.ended = array("d"), array("d")
         self.wait, self.ttft, self.tpot, self.e2e = (array("d") for _ in range(4))
-        self.good = array("b")
+        self.good, self.met = array("b"), array("b")
         self.input = self.output = 0
+        self.cached: int | None = None
         self.counted = True
         self.errors: Counter[str] = Counter()
         self.failed_s: dict[str, list[float]] = defaultdict(list)
@@ -48,6 +51,9 @@ class Columns:
             (self.ttft, timing.ttft_s), (self.tpot, timing.tpot_s), (self.e2e, timing.e2e_s),
         ):  # fmt: skip
             column.append(value if good and value is not None else math.nan)
+        if self._goals is not None:
+            met = self._goals.met(timing, from_due=self._from_due)
+            self.met.append(-1 if met is None else met)
         if timing.error is not None:
             self.errors[timing.error.kind] += 1
             self.failed_s[timing.error.kind].append(timing.ended - timing.sent)
@@ -57,6 +63,8 @@ class Columns:
             self._place(timing)
         if good:
             self.input += timing.input_tokens or 0
+            if timing.cached_tokens is not None:
+                self.cached = (self.cached or 0) + timing.cached_tokens
             self.counted &= timing.counted
 
     def _place(self, timing: Timing) -> None:
@@ -64,20 +72,30 @@ class Columns:
         pieces = sum(tokens for _, tokens in timing.chunks)
         each = timing.output_tokens / pieces if pieces else 0.0
         for at, tokens in timing.chunks:
-            self.tokens[int(at / _PLACE_S)] += tokens * each
+            self.tokens[int(at / PLACE_S)] += tokens * each
+
+
+def columns_of(timings: Iterable[Timing], load: LoadTest) -> Columns:
+    """Return what figures need of all timings."""
+    columns = Columns(load)
+    for timing in timings:
+        columns.add(timing)
+    return columns
 
 
 def summarise(timings: Iterable[Timing], load: LoadTest) -> Summary:
     """Return the figures of a run under a load."""
-    columns = Columns()
-    for timing in timings:
-        columns.add(timing)
+    return summary_of(columns_of(timings, load), load)
+
+
+def summary_of(columns: Columns, load: LoadTest) -> Summary:
+    """Return the figures of a run under a load."""
     errors = Counter(columns.errors)
     unfinished = errors.pop(UNFINISHED, 0)
     begin, end = (min(columns.sent), max(columns.ended)) if columns.sent else (0.0, 0.0)
     duration = end - begin
     completed = sum(columns.good)
-    open_loop = load.rate is not None
+    open_loop = load.is_open
     return Summary(
         requests=len(columns.sent),
         completed=completed,
@@ -105,6 +123,8 @@ def summarise(timings: Iterable[Timing], load: LoadTest) -> Summary:
         due_per_s=_pace(map(operator.sub, columns.sent, columns.wait)) if open_loop else None,
         sent_per_s=_pace(columns.sent) if open_loop else None,
         late=sum(wait > _LATE_S for wait in columns.wait) if open_loop else 0,
+        cached_share=_share(columns.cached, columns.input),
+        goodput=_goodput(columns.met, duration),
     )
 
 
@@ -115,7 +135,7 @@ def _steady(columns: Columns, load: LoadTest) -> Steady | None:
     if len(inside) < _FEWEST_STEADY:
         return None
     # Tokens are placed in steps, so the window's ends are moved to steps.
-    first, last = math.ceil(begins / _PLACE_S), int(ends / _PLACE_S)
+    first, last = math.ceil(begins / PLACE_S), int(ends / PLACE_S)
     tokens = sum(count for place, count in columns.tokens.items() if first <= place < last)
     ended = zip(columns.ended, columns.good, strict=True)
     finished = sum(1 for at, good in ended if good and begins <= at < ends)
@@ -124,13 +144,29 @@ def _steady(columns: Columns, load: LoadTest) -> Steady | None:
         begins_s=begins,
         ends_s=ends,
         requests=len(inside),
-        output_tokens_per_s=tokens / ((last - first) * _PLACE_S) if last > first else 0.0,
+        output_tokens_per_s=tokens / ((last - first) * PLACE_S) if last > first else 0.0,
         requests_per_s=finished / seconds,
         concurrency=_in_flight(columns, begins, ends),
         ttft_s=_quantiles(columns.ttft[at] for at in inside),
         tpot_s=_quantiles(columns.tpot[at] for at in inside),
         e2e_s=_quantiles(columns.e2e[at] for at in inside),
+        goodput=_goodput([columns.met[at] for at in inside] if columns.met else [], seconds),
+        trend=trend_of(_from_due(columns), begins, ends) if load.rate is not None else None,
     )
+
+
+def _goodput(met: Sequence[int], seconds: float) -> Goodput | None:
+    """Return what met its goals (1; 0: did not; -1: not known); None without any."""
+    good, bad = sum(one == 1 for one in met), sum(one == 0 for one in met)
+    if not good + bad or seconds <= 0:
+        return None
+    return Goodput(good, good / (good + bad), good / seconds)
+
+
+def _from_due(columns: Columns) -> Iterator[tuple[float, float]]:
+    """Yield when each request was due, and how long it took from then."""
+    for sent, wait, e2e in zip(columns.sent, columns.wait, columns.e2e, strict=True):
+        yield sent - wait, wait + e2e
 
 
 def _window(columns: Columns, load: LoadTest) -> tuple[float, float]:
@@ -138,7 +174,7 @@ def _window(columns: Columns, load: LoadTest) -> tuple[float, float]:
     if not columns.sent:
         return 0.0, 0.0
     ends = max(columns.sent)
-    if load.rate is not None:
+    if load.is_open:
         typical = _quantiles(columns.e2e)
         return (2 * typical.p50 if typical else ends), ends
     ended = sorted(columns.ended)
@@ -152,6 +188,10 @@ def _in_flight(columns: Columns, begin: float, end: float) -> float:
     spans = zip(columns.sent, columns.ended, strict=True)
     overlaps = (min(ended, end) - max(sent, begin) for sent, ended in spans)
     return sum(seconds for seconds in overlaps if seconds > 0) / (end - begin)
+
+
+def _share(part: int | None, whole: int) -> float | None:
+    return part / whole if part is not None and whole else None
 
 
 def _pace(moments: Iterable[float]) -> float | None:

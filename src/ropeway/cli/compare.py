@@ -1,30 +1,45 @@
-"""`ropeway compare`: several layouts in turn, on the same prompts, in one report."""
+"""`ropeway compare`: layouts of the local cluster, or running endpoints, on the same prompts."""
 
+import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from ropeway.bench.load_test import LoadTest
+from ropeway.bench.sides import load_over
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import SpecFlags, read_spec, start_context
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder
+from ropeway.cli.load_flags import load_flags
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
-from ropeway.cli.options import config_option, screen_options
+from ropeway.cli.options import POSITIVE, config_option, screen_options
+from ropeway.cli.sides import SideFlags, compare_sides, report_sides
 from ropeway.errors import Exit, Refused
 from ropeway.hosts.interrupts import interruptible
+from ropeway.phrases import phrase
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
-from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec
+from ropeway.spec.model import Layout, Spec, Workload
 
 _WITHOUT = "compare layouts without one: `ropeway compare --local --all`"
+_TYPED = ParameterSource.COMMANDLINE
+_ROUNDS_OF_ENDPOINTS, _ROUNDS_OF_LAYOUTS = 6, 3
+_OF_LAYOUTS = ("local", "layouts", "every")
+_OF_ENDPOINTS = ("names", "key_env", "timeout", "processes")
 
 
 @click.command()
 @config_option
 @click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
 @click.option(
-    "--model", help="Checkpoint name or model directory, in place of the spec's.",
+    "--model", help="Checkpoint name or model directory, in place of the spec's; with --url the"
+    " model to ask, by default the first that each server lists.",
     shell_complete=one_of(lambda: RECIPES),
 )  # fmt: skip
 @click.option(
@@ -35,38 +50,101 @@ _WITHOUT = "compare layouts without one: `ropeway compare --local --all`"
     help="A layout to measure, in place of `serve.layouts`; give it once for each.",
 )
 @click.option("--all", "every", is_flag=True, help="Every layout that can run.")
-@click.option("--clients", type=click.IntRange(min=1), help="In place of `workload.clients`.")
-@click.option("--requests", type=click.IntRange(min=1), help="In place of `workload.requests`.")
+@click.option("--url", "urls", multiple=True, help="A running endpoint; give it once for each.")
+@click.option(
+    "--name", "names", multiple=True, help="What to call an endpoint, in the order of --url."
+)
+@click.option(
+    "--against", type=click.Path(path_type=Path), metavar="DIR", multiple=True,
+    help="A run that `ropeway bench` has recorded, to be compared with.",
+)  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000),
+    help="Measurements of each; three or more give intervals."
+    f"  [default: {_ROUNDS_OF_ENDPOINTS}; of layouts {_ROUNDS_OF_LAYOUTS}]",
+)  # fmt: skip
+@load_flags
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True,
+    help="With --url: processes that send, each with its share of the clients.",
+)  # fmt: skip
+@click.option(
+    "--key-env", metavar="NAME", default="OPENAI_API_KEY", show_default=True,
+    help="With --url: environment variable that holds the API key.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=POSITIVE, default=600.0, show_default=True,
+    help="With --url: how long a server may be silent in one request, in seconds.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Directory of results.")
 @screen_options
 @click.pass_context
 def compare(
     ctx: click.Context,
+    /,
     *,
     config: Path,
     local: bool,
     model: str | None,
     layouts: tuple[str, ...],
     every: bool,
-    clients: int | None,
-    requests: int | None,
+    rounds: int | None,
+    given: Mapping[str, Any],
     out: Path | None,
     screen: Screen,
+    **of_endpoints: Any,
 ) -> None:
-    """Bring up each layout in turn, measure it on the same prompts, and write one report.
+    """Measure layouts or endpoints on the same prompts, and say which is faster.
 
-    Every layout gets a table row, a directory with its raw timings, and its place in report.html.
-    Ctrl-C keeps what was measured so far. Exit code 1: some layout did not serve.
+    Layouts of the local cluster are brought up one after another, and measured in rounds. Endpoints
+    that run already (--url, twice or more) are measured in turns: a round of each, then again in
+    the opposite order. With --against each is measured once, under the load of the recorded run,
+    and both are cut into rounds. Flags of the load go before the spec's `workload`, which with
+    --url is read only where -c names it.
+
+    "Faster" and "slower" are said only where rounds tell them from noise; else it is said how
+    large a difference would have been found. Each gets a row in the table, a directory with its raw
+    timings, and its place in report.html. Ctrl-C keeps what was measured so far. Exit code 1: some
+    layout did not serve, or some request failed.
 
     \b
-    Example:
+    Examples:
       ropeway compare --local --layout tp2 --layout tp2,pp2,ep --clients 32
+      ropeway compare --url http://host1:8000 --url http://host2:8000 --clients 64
+      ropeway compare --url http://host1:8000 --against runs/FIRST
     """
+    if of_endpoints["urls"] or of_endpoints["against"]:
+        _refuse(ctx, _OF_LAYOUTS, phrase("is for layouts, and `--url` and `--against` are not"))
+        spec_given = ctx.get_parameter_source("config") is _TYPED
+        workload = read_spec(config).workload if spec_given else Workload()
+        rounds = rounds or _ROUNDS_OF_ENDPOINTS
+        flags = SideFlags(given=given, model=model, rounds=rounds, **of_endpoints)
+        _compare_endpoints(ctx, flags, _load_of(workload), out, screen)
+        return
+    _refuse(ctx, _OF_ENDPOINTS, phrase("is for running endpoints, and there is no `--url`"))
     spec = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
-    spec = _with_load(spec, clients, requests)
+    _compare_layouts(ctx, spec, _Layouts(layouts, every, rounds, given), out, screen)
+
+
+@dataclass(frozen=True)
+class _Layouts:
+    """What the command line says of layouts: those named or all, rounds and flags of the load."""
+
+    named: tuple[str, ...]
+    every: bool
+    rounds: int | None
+    given: Mapping[str, Any]
+
+
+def _compare_layouts(
+    ctx: click.Context, spec: Spec, flags: _Layouts, out: Path | None, screen: Screen
+) -> None:
+    load = load_over(_load_of(spec.workload), flags.given)
+    same = {name: getattr(load, name) for name in Workload.model_fields}
+    spec = spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
     context = start_context(spec, screen)
-    chosen = tuple(Layout.parse(text) for text in layouts) or spec.serve.layouts
-    if every:
+    chosen = tuple(Layout.parse(text) for text in flags.named) or spec.serve.layouts
+    if flags.every:
         chosen = working(context.shape, spec.cluster)
     if not chosen:
         raise Refused(
@@ -74,6 +152,7 @@ def compare(
             hint="list some under `serve.layouts`, or give `--layout`, or `--all`",
         )
     run = comparison_run(context, run_folder("compare", out), screen)
+    run.load, run.rounds = load, flags.rounds or _ROUNDS_OF_LAYOUTS
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
             measure_all(run, context, chosen, screen, stages)
@@ -84,10 +163,27 @@ def compare(
         ctx.exit(Exit.NO)
 
 
-def _with_load(spec: Spec, clients: int | None, requests: int | None) -> Spec:
-    load = spec.workload.model_dump()
-    if clients is not None:
-        load |= {"clients": clients, "requests": REQUESTS_PER_CLIENT * clients}
-    if requests is not None:
-        load["requests"] = requests
-    return spec.model_copy(update={"workload": type(spec.workload).model_validate(load)})
+def _compare_endpoints(
+    ctx: click.Context, flags: SideFlags, load: LoadTest, out: Path | None, screen: Screen
+) -> None:
+    compared = compare_sides(flags, load, out, screen)
+    report_sides(compared, screen, shlex.join(["ropeway", *sys.argv[1:]]))
+    if compared.failure:
+        raise compared.failure
+    if compared.comparison.ended == "interrupted":
+        ctx.exit(Exit.INTERRUPTED)
+    ctx.exit(Exit.NO if compared.comparison.failed else Exit.OK)
+
+
+def _load_of(workload: Workload) -> LoadTest:
+    return LoadTest(**workload.model_dump())
+
+
+def _refuse(ctx: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Raise Refused where one of these flags was typed."""
+    for option in ctx.command.params:
+        if option.name in names and ctx.get_parameter_source(option.name) is _TYPED:
+            raise Refused(
+                phrase("`{flag}` {why}", flag=option.opts[0], why=why),
+                hint=phrase("leave one of the two out"),
+            )

@@ -39,8 +39,7 @@ VERBS = {
     "chat": "Talk with a served model, at any OpenAI-compatible URL.",
     "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
     "batch": "Answer a file of prompts: every row once, however often the job is interrupted.",
-    "compare": "Bring up each layout in turn, measure it on the same prompts, and write one "
-    "report.",
+    "compare": "Measure layouts or endpoints on the same prompts, and say which is faster.",
     "restart": "Restart a service on its hosts, as it is, and wait for its first token.",
     "exec": "Run a command in the head's container, or with `--all` in every one, and show what it "
     "prints.",
@@ -62,7 +61,7 @@ Exit codes:
 \b
 Language: that of the terminal; English or Chinese for one call:
   ropeway VERB --lang zh
-  of init, doctor, plan, up, status, logs, diagnose, batch, restart, bundle, down;
+  of init, doctor, plan, up, status, logs, diagnose, bench, batch, restart, bundle, down;
   the other verbs print English, and their errors the terminal's language
 
 \b

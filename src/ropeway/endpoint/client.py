@@ -30,6 +30,7 @@ from ropeway.endpoint.failures import (
     nothing_within,
 )
 from ropeway.endpoint.follower import Follower, check_plain, no_stream, refusal, too_long
+from ropeway.endpoint.metrics import LONGEST_METRICS, Reading, read_metrics
 from ropeway.endpoint.request import (
     CONNECT_S,
     KEEPALIVE_S,
@@ -149,6 +150,18 @@ class Client:
         served = (_served(row) for row in rows[:_MOST_MODELS])
         return tuple(model for model in served if model is not None)
 
+    async def metrics(self) -> Reading | None:
+        """Return what the engines say of themselves; None where nobody says anything of vLLM's.
+
+        Raises RequestFailed when there is no answer, or none that is whole within the timeout.
+        """
+        url = self.endpoint.url.removesuffix("/v1") + "/metrics"
+        try:
+            async with self._answer(url, Stopwatch(self.clock)) as response:
+                return read_metrics(await self._whole(response, LONGEST_METRICS))
+        except NotOpenAI:  # it has no such path, or something else there
+            return None
+
     async def beside(self, path: str) -> Any:
         """Return the JSON that a server has beside its API; None where it has no such path."""
         url = self.endpoint.url.removesuffix("/v1") + path
@@ -160,8 +173,14 @@ class Client:
 
     async def count_tokens(self, model: str, messages: Sequence[Message]) -> int | None:
         """Count this chat and its template with vLLM's `/tokenize`; None if the server has none."""
+        return await self._count({"model": model, "messages": list(messages)})
+
+    async def count_text(self, model: str, text: str) -> int | None:
+        """Count the tokens of a text alone, likewise."""
+        return await self._count({"model": model, "prompt": text, "add_special_tokens": False})
+
+    async def _count(self, body: Mapping[str, Any]) -> int | None:
         url = self.endpoint.url.removesuffix("/v1") + "/tokenize"
-        body = {"model": model, "messages": list(messages)}
         try:
             async with self._answer(url, Stopwatch(self.clock), json=body) as response:
                 answer = await self._document(response)
@@ -213,6 +232,13 @@ class Client:
     async def _document(self, response: aiohttp.ClientResponse) -> Any:
         """Return the JSON of an answer that is no stream, None for anything else.
 
+        Raises NotOpenAI or TimeoutError.
+        """
+        return _parsed(await self._whole(response, LONGEST_DOCUMENT))
+
+    async def _whole(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+        """Return an answer of at most so many bytes.
+
         It is read piece by piece, so that one that does not end fills neither memory nor time.
         Raises NotOpenAI or TimeoutError.
         """
@@ -221,9 +247,9 @@ class Client:
         async with asyncio.timeout(self.endpoint.timeout_s):
             async for received in response.content.iter_any():
                 data += received
-                if len(data) > LONGEST_DOCUMENT:
-                    raise too_long(self.endpoint)
-        return _parsed(bytes(data))
+                if len(data) > most:
+                    raise too_long(self.endpoint, most)
+        return bytes(data)
 
     async def _refusal(self, response: aiohttp.ClientResponse, model: str | None) -> RequestFailed:
         status = response.status

@@ -116,9 +116,9 @@ def check_plain(endpoint: Endpoint, encoding: str) -> None:
         raise not_openai(endpoint, why)
 
 
-def too_long(endpoint: Endpoint) -> RequestFailed:
+def too_long(endpoint: Endpoint, most: int = LONGEST_DOCUMENT) -> RequestFailed:
     """Return what an answer is that is no stream and longer than any document of the API."""
-    size = format_bytes(LONGEST_DOCUMENT)
+    size = format_bytes(most)
     return not_openai(endpoint, phrase("answers with more than {size}", size=size))
 
 

@@ -52,6 +52,7 @@ class Timing:
     ended          when the stream was closed or failed
     output_tokens  from the server's usage when `counted` is true, else the sum over the chunks
     due            when it was to be sent: what lies between is waiting for the client
+    cached_tokens  of the prompt, from the server's prefix cache; None: it does not say
     late_s         the longest that a piece had arrived before this process read it, where the times
                    of pieces are those of their arrival
     """
@@ -70,6 +71,7 @@ class Timing:
     error: Failure | None = None
     due: float | None = None
     late_s: float = 0.0
+    cached_tokens: int | None = None
 
     @property
     def ttft_s(self) -> float | None:
@@ -103,6 +105,7 @@ class Stopwatch:
         self._chunks: list[tuple[float, int]] = []
         self._last: float | None = None
         self._input: int | None = None
+        self._cached: int | None = None
         self._output: int | None = None
         self._counts_each: bool | None = None
         self._text: list[str] = []
@@ -137,6 +140,9 @@ class Stopwatch:
         if isinstance(usage, dict):
             self._input = _count(usage, "prompt_tokens", self._input)
             self._output = _count(usage, "completion_tokens", self._output)
+            details = usage.get("prompt_tokens_details")
+            if isinstance(details, dict):
+                self._cached = _count(details, "cached_tokens", self._cached)
         choices = event.get("choices")
         if not choices:
             return None
@@ -180,6 +186,7 @@ class Stopwatch:
             last=self._last,
             ended=now,
             input_tokens=self._input,
+            cached_tokens=self._cached,
             output_tokens=output,
             counted=self._output is not None,
             finish_reason=self.finish_reason,

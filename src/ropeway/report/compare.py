@@ -177,7 +177,7 @@ def _range_plots(results: Sequence[LayoutResult]) -> Iterable[Plot[tuple[str, Qu
             if result.summary and (quantiles := getattr(result.summary, f"{key}_s"))
         ]
         end, ticks = axis(max((quantiles.p99 for _, quantiles in measured), default=0.0))
-        yield Plot(key, end, _ticks(ticks, end), tuple(measured))
+        yield Plot(key, end, ticks_of(ticks, end), tuple(measured))
 
 
 def _curve_plots(
@@ -197,7 +197,7 @@ def _curve_plots(
         yield Plot(
             key,
             end,
-            _ticks(ticks, end),
+            ticks_of(ticks, end),
             tuple(
                 Curve(layout, quantile(ms, 0.5), quantile(ms, 0.99), curve_points(ms, end))
                 for layout, ms in measured.items()
@@ -205,7 +205,8 @@ def _curve_plots(
         )
 
 
-def _ticks(ticks: Sequence[float], end: float) -> tuple[tuple[float, str], ...]:
+def ticks_of(ticks: Sequence[float], end: float) -> tuple[tuple[float, str], ...]:
+    """Return the places in percent and the labels of an axis of time, which is given in ms."""
     unit, factor = ("s", 1000.0) if end >= 2000 else ("ms", 1.0)
     # A label close to the last one would touch it on a narrow panel.
     labelled = [tick for tick in ticks if tick == ticks[-1] or tick / end < LAST_INNER_TICK]

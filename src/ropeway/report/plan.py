@@ -1,7 +1,7 @@
 """A plan on the terminal: the answer, values with reasons, other layouts, rejected ones, notes."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log2
@@ -15,7 +15,7 @@ from rich.text import Text
 from ropeway.phrases import Phrase, count, joined, phrase
 from ropeway.plan.candidate import Candidate, Plan, Rejected, Value
 from ropeway.plan.estimate import Forecast
-from ropeway.report.chinese import in_language
+from ropeway.report.chinese import Say, in_language
 from ropeway.report.figures import NONE, digits, milliseconds, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.plan_words import honesty, no_answer, request_words, typical_error
@@ -23,8 +23,6 @@ from ropeway.report.table import ByWidth, Rows, pairs, prose, table
 from ropeway.units import counted
 
 GIB = 2**30
-Say = Callable[[str], str]
-"""Puts a text into the language of the screen."""
 # Rows on a screen; `-v` shows all.
 _CANDIDATES = 5
 _GROUPS = 8

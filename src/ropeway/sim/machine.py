@@ -76,6 +76,7 @@ class Process:
 class Chip:
     """One /dev/davinciN: a chip with its memory, and its RoCE port.
 
+    aicore          percent of the time in which it works
     dropped         it fell off the bus: the tools no longer know it
     rx_power_mw     of the optical module
     link_downs      how often its link went down since the driver was loaded
@@ -88,6 +89,7 @@ class Chip:
     hbm_mb: int
     hbm_used_mb: int
     address: str | None
+    aicore: int = 0
     netmask: str = "255.255.0.0"
     gateway: str | None = None
     netdetect: str | None = None

@@ -56,7 +56,7 @@ def _table(machine: Machine, chips: Sequence[Chip]) -> str:
             f"| {chip.npu:<6}{machine.kind.name:<20}| {chip.health:<14}"
             f"| {power:<12}{chip.temperature_c:<18}0    / 0             |",
             f"| {chip.die:<6}{phy:<20}| 0000:{0xC1 - chip.device:02X}:00.0  "
-            f"| 0           0    / 0          {used:<21}|",
+            f"| {chip.aicore:<12}0    / 0          {used:<21}|",
             double if number + 1 == len(chips) or chips[number + 1].npu != chip.npu else rule,
         ]
     lines += [

@@ -107,11 +107,19 @@ class Reader:
     """Makes requests of lines. What the lines are is told by the first that can be read.
 
     check_files  whether a picture that is away is a fault; else it is missed when it is sent
+    streams      whether bodies may ask for a stream
     """
 
-    def __init__(self, form: Form, kind: Kind | None = None, *, check_files: bool = True) -> None:
+    def __init__(
+        self,
+        form: Form,
+        kind: Kind | None = None,
+        *,
+        check_files: bool = True,
+        streams: bool = False,
+    ) -> None:
         self.form = form
-        self._check_files = check_files
+        self._check_files, self._streams = check_files, streams
         self.kind = kind
         self.unused: tuple[str, ...] = ()
         """Columns of the first record that nothing is made of."""
@@ -212,7 +220,7 @@ class Reader:
             raise _Unusable(
                 "body", phrase("its `body` is no request: {why}", why=str(error))
             ) from None
-        if body.stream:
+        if body.stream and not self._streams:
             raise _Unusable("stream", phrase("its `body` asks for a stream"),
                             phrase("take `stream` out: a batch keeps whole answers"))  # fmt: skip
         if body.seed is not None and self.form.samples > 1:

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -93,6 +93,14 @@ class Reading:
                     yield from map(self._checked, lines)
                 else:
                     yield from _csv(map(self._checked_start, lines), self.part, self._wanted)
+            except (OSError, EOFError, zlib.error) as error:
+                raise cannot_read(self.part.name, reason_of(error)) from None
+
+    def unpacked(self) -> Generator[bytes, None, None]:
+        """Yield the bytes that are in the file. Raises Refused where it cannot be read."""
+        with open_part(self.part) as file:
+            try:
+                yield from self._unpacked(file)
             except (OSError, EOFError, zlib.error) as error:
                 raise cannot_read(self.part.name, reason_of(error)) from None
 

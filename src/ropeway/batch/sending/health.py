@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ropeway.batch.sending.pace import Reading
+from ropeway.endpoint.metrics import Reading
 
 # Seconds until the first question, between the next ones, and their number (the first of these
 # names is Linux's, the second macOS's).

@@ -5,18 +5,10 @@ sequences and computes them again) and answers nobody sooner. vLLM says of itsel
 it is. The limit rises by steps, and falls by half.
 """
 
-import math
-import re
 from collections import deque
-from dataclasses import dataclass
 
-# vLLM's gauges and its counter, one for each engine core of a server
-# (vllm/v1/metrics/loggers.py, 0.32.0); `num_requests_waiting_by_reason` counts the same again.
-_SERIES = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|num_preemptions_total)(?:\{[^\n]*\})?"
-    rb"[ \t]+([0-9.eE+]+)",
-    re.MULTILINE,
-)
+from ropeway.endpoint.metrics import Reading
+
 # Requests that wait, as a share of those that run: enough for the next step, and no more.
 _FEW_WAIT, _MANY_WAIT = 0.05, 0.10
 # An engine reads so many prompts in a step and no more. After rows that ended together few run and
@@ -28,34 +20,6 @@ _IN_USE = 0.9
 _HIGHER, _PAYS = 1.25, 1 / 3
 _WINDOW_S = 2.0
 _HOLD_WINDOWS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What an engine says of itself: requests that run and wait, preemptions since it started."""
-
-    running: float
-    waiting: float
-    preemptions: float
-
-
-def read_metrics(text: bytes) -> Reading | None:
-    """Return what `/metrics` says; None where it says nothing of vLLM's."""
-    sums: dict[bytes, float] = {}
-    for name, value in _SERIES.findall(text):
-        try:
-            sums[name] = sums.get(name, 0.0) + float(value)
-        except ValueError:
-            return None
-    if b"num_requests_running" not in sums or b"num_requests_waiting" not in sums:
-        return None
-    if not all(map(math.isfinite, sums.values())):
-        return None
-    return Reading(
-        sums[b"num_requests_running"],
-        sums[b"num_requests_waiting"],
-        sums.get(b"num_preemptions_total", 0.0),
-    )
 
 
 class Pace:
@@ -100,8 +64,9 @@ class Pace:
     def read(self, reading: Reading, in_flight: int) -> None:
         """Take what the engine says of itself, every second or so."""
         # A counter that fell is that of an engine that was started again.
-        preempted = self._preemptions is not None and reading.preemptions > self._preemptions
-        self._preemptions = reading.preemptions
+        before, now = self._preemptions, reading.preemptions
+        preempted = before is not None and now is not None and now > before
+        self._preemptions = now
         if preempted:
             self.halve(in_flight)
         elif in_flight <= self.limit:

@@ -14,7 +14,6 @@ from ropeway.batch.input.pictures import PictureRow
 from ropeway.batch.rows import Row
 from ropeway.batch.sending.bodies import streamed, whole
 from ropeway.batch.sending.health import Health, Sign, kept_alive
-from ropeway.batch.sending.pace import read_metrics
 from ropeway.batch.sending.verdict import (
     LONGEST_ANSWER,
     LONGEST_REFUSAL,
@@ -25,13 +24,13 @@ from ropeway.batch.sending.verdict import (
 )
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session
+from ropeway.endpoint.metrics import LONGEST_METRICS, read_metrics
 from ropeway.endpoint.request import CONNECT_S
 from ropeway.errors import RopewayError, reason_of
 from ropeway.phrases import Phrase, phrase
 from ropeway.spec.secret_values import data_without
 from ropeway.units import format_seconds
 
-_LONGEST_METRICS = 4 * 2**20
 _READ_BUFFER = 2**20
 # A server, or what is between, may have forgotten a connection that is kept. Whether somebody is
 # there only a new one can tell, and a row that was sent in vain is not to meet the next of these.
@@ -149,7 +148,7 @@ class Sender:
 
     async def metrics(self) -> Health:
         """Ask the engine for its figures; a server without such is well if it answers at all."""
-        return await self._ask("/metrics", _LONGEST_METRICS)
+        return await self._ask("/metrics", LONGEST_METRICS)
 
     async def _ask(self, path: str, most: int) -> Health:
         url = self.endpoint.url.removesuffix("/v1") + path

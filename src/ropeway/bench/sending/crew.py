@@ -2,11 +2,12 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from ropeway.bench.observers import Observer
 from ropeway.bench.sending.worker import Halt, Look, Rows, Share, Start, Task, Warm, work
 from ropeway.errors import RopewayError
 from ropeway.phrases import phrase
@@ -29,10 +30,11 @@ class _Member:
 class Crew:
     """Processes that do the same task, each with its share of the clients: `with Crew(task, 2)`.
 
-    They are warmed up one by one, and then start at the same moment.
+    They are warmed up one by one, and then start at the same moment, which `observers` are told.
     """
 
-    def __init__(self, task: Task, count: int) -> None:
+    def __init__(self, task: Task, count: int, observers: Sequence[Observer] = ()) -> None:
+        self._observers = observers
         context = multiprocessing.get_context("spawn")
         count = min(count, task.clients)
         self._members: list[_Member] = []
@@ -123,7 +125,11 @@ class Crew:
 
     def _start_together(self) -> None:
         if all(member.warm for member in self._members):
+            for observer in self._observers:
+                observer.before()
             start = time.monotonic_ns() + _LEAD_NS
             self.began = start / 1e9
+            for observer in self._observers:
+                observer.start(self.began)
             for member in self._members:
                 member.pipe.send(Start(start))

@@ -18,8 +18,11 @@ class Talk(Protocol):
     more  whether there is another question, when the last one has been answered
     """
 
-    due: float | None
-    more: bool
+    @property
+    def due(self) -> float | None: ...
+
+    @property
+    def more(self) -> bool: ...
 
     def question(self, answer: str) -> bytes:
         """Return the next request's body; `answer`: the text of the last answer, at first none."""

@@ -77,6 +77,7 @@ class Sender:
         self._unread: deque[Flight] = deque()
         self._ahead: deque[Talk] = deque()
         self._looked = 0
+        self._closes: int | None = None
         self._free_since: deque[int] = deque()
 
     def connect(self, count: int) -> None:
@@ -112,6 +113,8 @@ class Sender:
         start: int,
         stopped: Callable[[], bool],
         limit_s: float | None = None,
+        *,
+        duration_s: float | None = None,
     ) -> Ended:
         """Have every talk; return how that ended. What is in flight then ends without an error.
 
@@ -119,8 +122,11 @@ class Sender:
                  each that has ended; returns the text of an answer on which a next question hangs
         start    the moment that dues count from, nanoseconds of the monotonic clock
         stopped  asked four times a second whether to end now
+        limit_s  seconds after which all ends; duration_s: after which no question is asked, and
+                 what is in flight comes to its end
         """
         self._read_flight, self._start = read, start
+        self._closes = start + int(duration_s * _SECOND) if duration_s is not None else None
         self._free_since = deque([start] * self.clients)
         end = start + int(limit_s * _SECOND) if limit_s is not None else None
         self._fill(talks)
@@ -134,6 +140,9 @@ class Sender:
                 self._look(now)
                 if stopped():
                     return self._cut("interrupted")
+            if self._closes is not None and now >= self._closes:
+                self._ahead.clear()
+                talks, more = iter(()), False
             self._begin_due(now)
             if not self._ahead and not self.in_flight:
                 more = self._fill(talks)
@@ -176,6 +185,8 @@ class Sender:
     def _begin_due(self, now: int) -> None:
         """Begin what is due, as long as clients are free."""
         start = self._start
+        if self._closes is not None and now >= self._closes:
+            return
         while self._ahead and self._free_since:
             talk = self._ahead[0]
             due = start + int(talk.due * _SECOND) if talk.due is not None else 0
@@ -239,8 +250,9 @@ class Sender:
     def _until(self, start: int, end: int | None, now: int) -> float:
         """Return how long there is nothing to do but to wait for sockets, in seconds."""
         until = self._looked + _LOOK_NS
-        if end is not None:
-            until = min(until, end)
+        for moment in (end, self._closes):
+            if moment is not None and moment > now:
+                until = min(until, moment)
         if self._ahead and self._free_since:
             until = min(until, start + int((self._ahead[0].due or 0.0) * _SECOND))
         return max(0.0, (until - now) / _SECOND)
@@ -344,7 +356,9 @@ class Sender:
         self.in_flight -= 1
         if flight.talk.more and flight.whole:
             flight.unread = False
-            if answer := self._read_flight(flight):
+            answer = self._read_flight(flight)
+            over = self._closes is not None and at >= self._closes
+            if flight.whole and not over:  # what was read may be no answer
                 self._ask(flight.talk, answer, at, at)
                 return
         else:

@@ -44,6 +44,8 @@ class Task:
     clients  requests in flight at most
     warm_up  what is sent before, and forgotten, as many at once as there are clients
     limit_s  ends the run so long after its start
+    duration_s
+             no request begins so long after it, and those in flight come to their end
     """
 
     endpoint: Endpoint
@@ -51,6 +53,7 @@ class Task:
     warm_up: Workload
     clients: int
     limit_s: float | None = None
+    duration_s: float | None = None
     index: int = 0
     count: int = 1
 
@@ -151,7 +154,9 @@ class _Work:
         self._zero = start.at
         cpu, waited = time.process_time(), _waited()
         talks = task.workload.talks(task.index, task.count)
-        ended = sender.run(talks, self._read, start.at, self._pipe.poll, task.limit_s)
+        ended = sender.run(
+            talks, self._read, start.at, self._pipe.poll, task.limit_s, duration_s=task.duration_s
+        )
         cpu, waited = time.process_time() - cpu, _waited() - waited
         seconds = (time.monotonic_ns() - start.at) / 1e9
         self._look()
@@ -229,6 +234,7 @@ def row_of(timing: Timing) -> bytes:
             "ended": _at(timing.ended),
             "late_s": round(timing.late_s, 6),
             "input_tokens": timing.input_tokens,
+            "cached_tokens": timing.cached_tokens,
             "output_tokens": timing.output_tokens,
             "counted": timing.counted,
             "finish_reason": timing.finish_reason,

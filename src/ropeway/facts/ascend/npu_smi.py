@@ -100,10 +100,38 @@ def parse_table(text: str) -> Parsed[NpuTable]:
 TABLE = Question("npu-smi-info", ("npu-smi", "info"), parse_table, limit=60)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one chip does.
+
+    aicore  percent of the time in which its AI cores worked, as npu-smi says
+    """
+
+    npu: int
+    chip: int | None
+    aicore: int | None
+    hbm_used_mb: int | None
+    hbm_total_mb: int | None
+
+
+def parse_work(text: str) -> Parsed[tuple[Work, ...]]:
+    """Read what each chip of the same table does."""
+    reader = _Reader()
+    table = reader.read(text)
+    work = None
+    if table.value is not None:
+        work = tuple(
+            Work(chip.npu, chip.chip, aicore, chip.hbm_used_mb, chip.hbm_total_mb)
+            for chip, aicore in zip(table.value.chips, reader.aicore, strict=True)
+        )
+    return Parsed(table.state, work, table.error, table.unparsed, table.text)
+
+
 @dataclass
 class _Reader:
     """The state of reading one table from top to bottom.
 
+    aicore   of each chip
     pending  the second row of the last chip has not come yet
     headed   the table of chips had its header
     over     another table has begun
@@ -115,6 +143,7 @@ class _Reader:
     second_number: str = ""
     process_header: tuple[str, ...] = ()
     chips: list[Chip] = field(default_factory=list)
+    aicore: list[int | None] = field(default_factory=list)
     processes: list[Holder] = field(default_factory=list)
     idle: list[int] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
@@ -214,6 +243,7 @@ class _Reader:
         health = head[2] if len(head) > 2 else None
         temperature, _ = values.get("temp", (None, None))
         self.chips.append(Chip(npu, name=head[1], health=health, temperature_c=temperature))
+        self.aicore.append(None)
         self.pending = True
         return True
 
@@ -227,6 +257,7 @@ class _Reader:
         memory_used, memory_total = values.get("memory-usage", (None, None))
         hbm_used, hbm_total = values.get("hbm-usage", (None, None))
         second = numbers[1] if len(numbers) > 1 else None
+        self.aicore[-1], _ = values.get("aicore", (None, None))
         # Without a header: HBM is printed with Phy-ID, and never with Device.
         physical = self.second_number == "phy-id" or (not self.headed and "hbm-usage" in values)
         self.chips[-1] = replace(

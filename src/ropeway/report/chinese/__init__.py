@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 
@@ -10,8 +10,10 @@ from ropeway.errors import RopewayError
 from ropeway.phrases import Phrase, translated, translation
 
 LANGUAGES = ("en", "zh")
+Say = Callable[[str], str]
+"""Puts a text into the language of the screen."""
 # By who says the sentence; `errors` has those of all the rest, and what the terminal itself says.
-TABLES = ("plan", "doctor", "launch", "batch", "errors")
+TABLES = ("plan", "doctor", "launch", "batch", "bench", "server", "sweep", "compare", "errors")
 # How a line begins that is to be typed, which is the same in every language. Prose begins with some
 # of these words too (`less is left`, `ssh cannot connect`), and goes on in another way.
 COMMAND = (

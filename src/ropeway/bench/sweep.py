@@ -1,0 +1,140 @@
+"""Measure one endpoint several times in a row, each time with another load.
+
+Each measurement has a folder of its own below that of the sweep. `sweep.json` beside them has all
+figures so far, and is written anew after each, so that a run that ends early has kept them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from ropeway.bench.highest import HighestRate
+from ropeway.bench.ladder import Ladder, Step
+from ropeway.bench.load_test import Conditions
+from ropeway.bench.measure import Means, Measurement, measure
+from ropeway.bench.prompts import Recipe
+from ropeway.bench.record import recorded, write_json
+from ropeway.bench.run import Progress
+from ropeway.bench.rungs import Ended, Rung, Sweep, knee
+from ropeway.durable import replace as put_in_place
+from ropeway.endpoint.address import Endpoint
+from ropeway.errors import Refused, RopewayError, reason_of
+from ropeway.phrases import phrase
+
+RESULT = "sweep.json"
+
+
+class Shown(Protocol):
+    """A measurement that is shown while it runs."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def end(self, measured: Measurement) -> None: ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """How each measurement is made; see `measure`. `show`: what the user sees of it."""
+
+    endpoint: Endpoint
+    conditions: Conditions
+    recipe: Recipe
+    show: Callable[[Step], AbstractContextManager[Shown]]
+    stopped: Callable[[], bool] = lambda: False
+    means: Means | None = None
+
+
+def run_sweep(
+    way: Way, course: Ladder | HighestRate, folder: Path
+) -> tuple[Sweep, RopewayError | None]:
+    """Measure what the course says, step by step; return what was measured, and what ended it.
+
+    Raises the error of the first measurement, and Refused when the folder cannot be written or
+    holds results already.
+    """
+    made = _claim(folder)
+    rungs: list[Rung] = []
+    ended: Ended = "complete"
+    failure: RopewayError | None = None
+    while ended == "complete" and (step := course.next(way.conditions.load, rungs)) is not None:
+        if way.stopped():
+            ended = "interrupted"
+            break
+        try:
+            measured = _measure(way, step, folder)
+        except RopewayError as error:
+            if not rungs:
+                if made:
+                    folder.rmdir()
+                raise
+            ended, failure = "failed", error
+            break
+        rungs.append(Rung(step.name, step.load, measured.figures, measured.ended))
+        failure = measured.failure
+        if measured.ended == "interrupted":
+            ended = "interrupted"
+        elif failure is not None:
+            ended = "not recorded"
+        try:
+            write_sweep(folder, way.conditions, _summed_up(course, rungs, ended))
+        except RopewayError as error:
+            ended, failure = "not recorded", failure or error
+    sweep = _summed_up(course, rungs, ended)
+    if rungs and ended != "not recorded":
+        write_sweep(folder, way.conditions, sweep)
+    return sweep, failure
+
+
+def write_sweep(folder: Path, conditions: Conditions, sweep: Sweep) -> None:
+    """Write `sweep.json` in place of the one before. Raises RopewayError."""
+    path, draft = folder / RESULT, folder / f".{RESULT}"
+    with recorded(path):
+        write_json(draft, document(conditions, sweep, folder))
+        put_in_place(draft, path)
+
+
+def document(conditions: Conditions, sweep: Sweep, folder: Path) -> Mapping[str, object]:
+    """Return the plain data of `sweep.json` and of `--json`."""
+    return {**conditions.as_json(), **sweep.as_json(), "folder": str(folder)}
+
+
+def _measure(way: Way, step: Step, folder: Path) -> Measurement:
+    with way.show(step) as shown:
+        measured = measure(
+            way.endpoint,
+            replace(way.conditions, load=step.load),
+            way.recipe,
+            folder / step.name,
+            way.means,
+            on_progress=shown.progress,
+            stopped=way.stopped,
+        )
+        shown.end(measured)
+    return measured
+
+
+def _summed_up(course: Ladder | HighestRate, rungs: Sequence[Rung], ended: Ended) -> Sweep:
+    if isinstance(course, HighestRate):
+        return Sweep("rate", tuple(rungs), ended, found=course.found(rungs))
+    return Sweep(course.by, tuple(rungs), ended, knee=knee(rungs, course.by))
+
+
+def _claim(folder: Path) -> bool:
+    """Make the folder; return whether it was not there. Raises Refused."""
+    made = not folder.exists()
+    if any((folder / name).exists() for name in (RESULT, "conditions.json")):
+        raise Refused(
+            "this directory already holds a run",
+            where=str(folder),
+            hint="give `--out` another directory; the results in this one are kept",
+        )
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            phrase("cannot write the results: {reason}", reason=reason_of(error)),
+            where=str(folder),
+            hint="give `--out` a directory that can be written to",
+        ) from error
+    return made

@@ -1,0 +1,145 @@
+"""What `ropeway bench` does with several loads, and with `--find-max`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from ropeway.bench.highest import HighestRate
+from ropeway.bench.ladder import Ladder, Step
+from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.measure import Means, Measurement
+from ropeway.bench.prompts import Recipe
+from ropeway.bench.run import Progress, stopped_by_interrupt
+from ropeway.bench.rungs import Sweep
+from ropeway.bench.sweep import Way, document, run_sweep
+from ropeway.cli.endpoint import is_typed
+from ropeway.cli.files import PAGE, write_report
+from ropeway.cli.repeat import command_to_repeat
+from ropeway.endpoint.address import Endpoint
+from ropeway.errors import EndpointError, Exit, Refused
+from ropeway.phrases import phrase
+from ropeway.report.bench_page import LoadReport
+from ropeway.report.bench_page import Sweep as Curve
+from ropeway.report.console import Screen
+from ropeway.report.progress import Step as Line
+from ropeway.report.sweep import sweep_record, sweep_table
+
+SHARE = 0.99
+
+
+def several_of(
+    load: LoadTest, ladder: Ladder | None, *, find_max: bool, share: float | None
+) -> Ladder | HighestRate | None:
+    """Return what is to be measured; None: one load. Raises Refused where flags contradict."""
+    if not find_max:
+        if share is not None:
+            raise Refused(
+                phrase("`--slo-share` is for `--find-max`"), hint=phrase("add `--find-max`")
+            )
+        return ladder
+    if ladder is not None or load.rate is not None:
+        raise Refused(
+            phrase("`--find-max` looks for the rate, with one number of `--clients`"),
+            hint=phrase("leave out `--rate` and further values of `--clients`"),
+        )
+    if load.is_open or load.duration_s is not None:
+        raise Refused(
+            phrase("`--find-max` decides itself when requests are sent, and for how long"),
+            hint=phrase("leave out `--arrivals` and `--duration`"),
+        )
+    if load.time_limit_s is not None:
+        raise Refused(
+            phrase("`--find-max` decides itself how long to try a rate"),
+            hint=phrase("leave out `--time-limit`; `--requests` sets how many a probe has"),
+        )
+    return HighestRate(share or SHARE, load.requests if is_typed("requests") else None)
+
+
+def measure_several(
+    screen: Screen,
+    endpoint: Endpoint,
+    conditions: Conditions,
+    recipe: Recipe,
+    several: Ladder | HighestRate,
+    *,
+    folder: Path,
+    means: Means,
+) -> NoReturn:
+    """Measure, report and end with the exit code. Raises what ended it early."""
+
+    @contextmanager
+    def show(step: Step) -> Iterator[_Shown]:
+        with screen.step(step.title) as line:
+            yield _Shown(step, line)
+
+    with stopped_by_interrupt() as stopped:
+        way = Way(endpoint, conditions, recipe, show, stopped, means)
+        sweep, failure = run_sweep(way, several, folder)
+    _report(screen, conditions, sweep, folder)
+    if failure is not None:
+        raise failure
+    context = click.get_current_context()
+    if sweep.ended == "interrupted":
+        context.exit(Exit.INTERRUPTED)
+    context.exit(Exit.OK if sweep.succeeded else Exit.NO)
+
+
+class _Shown:
+    """A measurement on the screen."""
+
+    def __init__(self, step: Step, line: Line) -> None:
+        self._step, self._line = step, line
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far it is."""
+        self._line.tick(self._step.detail(str(progress), self._line.seconds), log_every_s=5.0)
+
+    def end(self, measured: Measurement) -> None:
+        """Show how it ended."""
+        summary = measured.figures.summary
+        if measured.ended not in ("complete", "time limit"):
+            self._line.warn(measured.ended)
+        elif summary.failed:
+            self._line.warn("some failed")
+        else:
+            self._line.ok()
+
+
+def _page_of(conditions: Conditions, sweep: Sweep) -> LoadReport:
+    rungs = sorted(sweep.rungs, key=lambda rung: rung.asked(sweep.by))
+    remarks = [one.sentence for one in (sweep.knee, sweep.found) if one is not None]
+    curve = Curve(
+        sweep.by,
+        [(rung.asked(sweep.by), rung.figures.summary) for rung in rungs],
+        doubted={rung.asked(sweep.by) for rung in rungs if rung.figures.doubts},
+        remarks=remarks,
+    )
+    command = command_to_repeat(click.get_current_context())
+    return LoadReport(conditions=conditions, command=command, sweep=curve)
+
+
+def _report(screen: Screen, conditions: Conditions, sweep: Sweep, folder: Path) -> None:
+    if sweep.ended != "complete":
+        screen.answer(f"ended     early: {sweep.ended}")
+    screen.answer(sweep_table(sweep, conditions, screen.language))
+    if sweep.rungs:
+        page = folder / PAGE
+        write_report(page, _page_of(conditions, sweep), screen.language)
+        screen.answer(phrase("page: {file}", file=page))
+    screen.answer(sweep_record(sweep, str(folder), screen.language))
+    screen.result(document(conditions, sweep, folder))
+    if sweep.ended == "complete" and sweep.found is not None and not sweep.found.confirmed:
+        screen.error(EndpointError(sweep.found.sentence))
+    failed = sum(rung.figures.summary.failed for rung in sweep.rungs)
+    requests = sum(rung.figures.summary.requests for rung in sweep.rungs)
+    if sweep.found is None and failed:
+        screen.error(
+            EndpointError(
+                phrase(
+                    "{failed:,} of {requests:,} requests failed", failed=failed, requests=requests
+                )
+            )
+        )

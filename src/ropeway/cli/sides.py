@@ -1,0 +1,186 @@
+"""`compare --url` and `--against`: endpoints in turns, or beside runs that were recorded."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ropeway.bench.load_test import MEASURED, Conditions, LoadTest
+from ropeway.bench.measure import Means, measure
+from ropeway.bench.prompts import Recipe
+from ropeway.bench.record import recorded, write_json
+from ropeway.bench.recorded_run import side_of_run
+from ropeway.bench.run import prepare, stopped_by_interrupt
+from ropeway.bench.sides import Ended, Side, SideComparison, check_alike, load_over, side_names
+from ropeway.bench.turns import Contender, Turns
+from ropeway.cli.endpoint import key_of, tell_rehearsal
+from ropeway.cli.files import run_folder
+from ropeway.endpoint.address import Endpoint, normalise_url
+from ropeway.errors import Refused, RopewayError
+from ropeway.outside import is_there
+from ropeway.phrases import phrase
+from ropeway.report.console import Screen
+from ropeway.report.sides import render_sides, sides_table
+
+_COMPARISON = "comparison.json"
+
+
+@dataclass(frozen=True)
+class SideFlags:
+    """What the command line says of what is compared, and how.
+
+    names   of the endpoints, in the order of their URLs; empty: the URLs are the names
+    given   of the load
+    rounds  of each; with `against` the pieces that each run is cut into
+    """
+
+    urls: tuple[str, ...]
+    names: tuple[str, ...]
+    against: tuple[Path, ...]
+    given: Mapping[str, Any]
+    model: str | None
+    key_env: str
+    timeout: float
+    processes: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of it. `failure`: why it did not go on."""
+
+    comparison: SideComparison
+    folder: Path
+    failure: RopewayError | None
+
+
+def compare_sides(flags: SideFlags, base: LoadTest, out: Path | None, screen: Screen) -> Compared:
+    """Measure the endpoints, and compare them and the recorded runs. Raises RopewayError.
+
+    Without recorded runs the load is `base`, with them it is theirs; flags go before either.
+    """
+    if out is not None and is_there(out / _COMPARISON):
+        raise Refused(
+            "this directory already holds a run",
+            where=str(out),
+            hint="give `--out` another directory; the results in this one are kept",
+        )
+    runs = [str(folder) for folder in flags.against]
+    names = side_names([normalise_url(url) for url in flags.urls], flags.names, runs)
+    old = [side_of_run(name, Path(name), flags.rounds, recorded=True) for name in runs]
+    load = load_over(old[0].conditions.load if old else base, flags.given)
+    _check_all(load, phrase("this measurement"), old)
+    load = replace(load, fresh=int(time.time()))  # no earlier run has sent such prompts
+    contenders, recipe = _prepared(flags, names, load, screen)
+    if contenders:
+        _check_all(contenders[0].conditions.load, contenders[0].name, old)
+    folder = run_folder("compare", out)
+    contenders = [replace(one, folder=folder / one.folder) for one in contenders]
+    with stopped_by_interrupt() as stopped:
+        if old or recipe is None:
+            new, ended, failure = _once_each(contenders, recipe, flags, screen, stopped)
+            sides = (*old, *new)
+        else:
+            turns = Turns(contenders, recipe, load.fresh, screen, Means(flags.processes))
+            turns.run(flags.rounds, stopped)
+            sides, ended, failure = _sides(turns), turns.ended, turns.failure
+    comparison = SideComparison(
+        load=sides[0].conditions.load,
+        rounds=flags.rounds,
+        turns=not old,
+        sides=sides,
+        ended=ended,
+    )
+    return Compared(comparison, folder, failure)
+
+
+def report_sides(compared: Compared, screen: Screen, command: str) -> None:
+    """Write comparison.json and report.html, and show the table, if something was measured."""
+    comparison = replace(compared.comparison, command=command)
+    if compared.failure and not any(side.rounds for side in comparison.sides):
+        with suppress(OSError):  # not empty: there are raw timings
+            for folder in (*compared.folder.iterdir(), compared.folder):
+                folder.rmdir()
+        return
+    page = compared.folder / "report.html"
+    with recorded(compared.folder):
+        write_json(compared.folder / _COMPARISON, comparison.as_json())
+        page.write_text(render_sides(comparison), encoding="utf-8")
+    screen.answer(sides_table(comparison))
+    screen.answer(f"\nreport: {page}")
+    screen.result({**comparison.as_json(), "folder": str(compared.folder)})
+
+
+def _check_all(load: LoadTest, name: str, old: Sequence[Side]) -> None:
+    """Raise Refused unless all loads are alike."""
+    for other in old:
+        check_alike(name, load, other.name, other.conditions.load)
+
+
+def _prepared(
+    flags: SideFlags, names: Sequence[str], load: LoadTest, screen: Screen
+) -> tuple[list[Contender], Recipe | None]:
+    """Ask each endpoint for its model; return them, and the recipe of the first for all.
+
+    Folders are relative. Raises RopewayError.
+    """
+    found: list[Contender] = []
+    recipe: Recipe | None = None
+    key = key_of(flags.key_env)
+    for number, (name, url) in enumerate(zip(names, flags.urls, strict=True), start=1):
+        endpoint = Endpoint(normalise_url(url), key, flags.key_env, flags.timeout)
+        served, own = asyncio.run(prepare(endpoint, flags.model, load))
+        tell_rehearsal([served], endpoint, screen)
+        recipe = recipe or own
+        conditions = Conditions(
+            load=load.with_recipe(recipe),
+            url=endpoint.url,
+            model=served.name,
+            label="rehearsal" if served.rehearsed else MEASURED,
+        )
+        short = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+        found.append(Contender(name, endpoint, conditions, Path(f"{number}-{short}")))
+    return found, recipe
+
+
+def _once_each(
+    contenders: Sequence[Contender],
+    recipe: Recipe | None,
+    flags: SideFlags,
+    screen: Screen,
+    stopped: Callable[[], bool],
+) -> tuple[list[Side], Ended, RopewayError | None]:
+    """Measure each endpoint once, as the recorded runs were, and cut that into rounds as theirs."""
+    sides: list[Side] = []
+    for one in contenders:
+        assert recipe is not None
+        try:
+            with screen.step(one.name) as step:
+                measured = measure(
+                    one.endpoint,
+                    one.conditions,
+                    recipe,
+                    one.folder,
+                    Means(flags.processes),
+                    on_progress=lambda progress: step.tick(str(progress)),
+                    stopped=stopped,
+                )
+                if measured.failure:
+                    raise measured.failure
+        except RopewayError as error:
+            return sides, "failed", error
+        sides.append(side_of_run(one.name, one.folder, flags.rounds, recorded=False))
+        if measured.ended == "interrupted":
+            return sides, "interrupted", None
+    return sides, "complete", None
+
+
+def _sides(turns: Turns) -> tuple[Side, ...]:
+    return tuple(
+        Side(one.name, one.conditions, tuple(each[at] for each in turns.rounds), str(one.folder))
+        for at, one in enumerate(turns.contenders)
+    )
