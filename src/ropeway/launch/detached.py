@@ -71,6 +71,9 @@ pause() {{
 run() {{
   python3 -m zipfile -e ropeway.zip /tmp/ropeway && exec {run} "$@"
 }}
+on_disk() {{  # not every image has `sync`
+  python3 -c 'import os, sys; [os.fsync(os.open(name, os.O_RDONLY)) for name in sys.argv[1:]]' "$@"
+}}
 if [ ! -s ended ]; then
   if [ ! -e begun ]; then
     set -- {once}
@@ -90,7 +93,7 @@ if [ ! -s ended ]; then
   job=
   [ -z "$stopped" ] || exit 130
   [ $code -lt 128 ] || exit $code
-  echo $code >ended.part && {{ sync result.part ended.part 2>/dev/null || sync; }} || exit
+  echo $code >ended.part && on_disk result.part ended.part || exit
   mv -f result.part result.json && mv -f ended.part ended || exit
 fi
 echo "ropeway: the job has ended: $(cat ended)"
