@@ -16,6 +16,8 @@ from pathlib import Path
 # An answer so long before an end, of the job's process or of an engine's, is on the disk by then,
 # but for the time that the disk itself takes.
 PEACE_S = 1.0
+# So long an endpoint may go on to answer a process that is gone, until it notices.
+_UNHEARD_S = 0.5
 # A row that failed so long before its engine was found dead may be what it died of.
 _NEAR_S = 10.0
 # Rows that may be sent into an outage: what is in flight, and half of it after each pause.
@@ -163,7 +165,7 @@ def _lost(told: Told, rows: dict[int, Row], losses: Losses) -> Iterator[str]:
             continue
         died = told.deaths.get(sending.server, 0.0)
         ends = [*losses.ends, (died, died)]
-        if any(killed - peace_s <= sending.at <= gone for killed, gone in ends):
+        if any(killed - peace_s <= sending.at <= gone + _UNHEARD_S for killed, gone in ends):
             continue
         row = rows.get(sending.ordinal)
         if row is None or row.sending != name:
