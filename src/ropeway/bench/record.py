@@ -55,21 +55,13 @@ class RunWriter:
         self._empty = True
         self._made = not folder.exists()
         if self.path.exists():
-            raise Refused(
-                "this directory already holds a run",
-                where=str(folder),
-                hint="give `--out` another directory; the results in this one are kept",
-            )
+            raise holds_a_run(folder)
         try:
             folder.mkdir(0o700, parents=True, exist_ok=True)
             write_json(folder / "conditions.json", conditions.as_json())
             self._lines = self.path.open("xb", buffering=0)
         except OSError as error:
-            raise Refused(
-                phrase("cannot write the results: {reason}", reason=reason_of(error)),
-                where=str(folder),
-                hint="give `--out` a directory that can be written to",
-            ) from error
+            raise cannot_begin(folder, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +137,24 @@ def read_timings(path: Path) -> Iterator[Timing]:
 def timings_of(lines: Iterable[bytes]) -> Iterator[Timing]:
     """Yield the timings of lines of a record. Raises ValueError for a line that is none."""
     return map(_DECODER.decode, lines)
+
+
+def holds_a_run(folder: Path) -> Refused:
+    """Return the error for a folder in which results are already."""
+    return Refused(
+        "this directory already holds a run",
+        where=str(folder),
+        hint="give `--out` another directory; the results in this one are kept",
+    )
+
+
+def cannot_begin(folder: Path, error: OSError) -> Refused:
+    """Return the error for a folder that cannot be made or written to."""
+    return Refused(
+        phrase("cannot write the results: {reason}", reason=reason_of(error)),
+        where=str(folder),
+        hint="give `--out` a directory that can be written to",
+    )
 
 
 @contextmanager

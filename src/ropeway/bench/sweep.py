@@ -15,13 +15,12 @@ from ropeway.bench.ladder import Ladder, Step
 from ropeway.bench.load_test import Conditions
 from ropeway.bench.measure import Means, Measurement, measure
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import recorded, write_json
+from ropeway.bench.record import cannot_begin, holds_a_run, recorded, write_json
 from ropeway.bench.run import Progress
 from ropeway.bench.rungs import Ended, Rung, Sweep, knee
 from ropeway.durable import replace as put_in_place
 from ropeway.endpoint.address import Endpoint
-from ropeway.errors import Refused, RopewayError, reason_of
-from ropeway.phrases import phrase
+from ropeway.errors import RopewayError
 
 RESULT = "sweep.json"
 
@@ -124,17 +123,9 @@ def _claim(folder: Path) -> bool:
     """Make the folder; return whether it was not there. Raises Refused."""
     made = not folder.exists()
     if any((folder / name).exists() for name in (RESULT, "conditions.json")):
-        raise Refused(
-            "this directory already holds a run",
-            where=str(folder),
-            hint="give `--out` another directory; the results in this one are kept",
-        )
+        raise holds_a_run(folder)
     try:
         folder.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(
-            phrase("cannot write the results: {reason}", reason=reason_of(error)),
-            where=str(folder),
-            hint="give `--out` a directory that can be written to",
-        ) from error
+        raise cannot_begin(folder, error) from error
     return made

@@ -20,11 +20,10 @@ from ropeway.bench.record import new_run_dir
 from ropeway.bench.run import prepare, stopped_by_interrupt
 from ropeway.bench.samples import read_samples
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.bench_sweep import SHARE, measure_several, several_of
+from ropeway.cli.bench_sweep import PAGE, SHARE, measure_several, several_of, write_load_page
 from ropeway.cli.beside import beside_options
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
-from ropeway.cli.files import PAGE, write_report
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
@@ -260,7 +259,7 @@ def _write_page(
         samples=list(read_samples(measured.folder)),
         causes=measured.figures.server.causes if measured.figures.server else (),
     )
-    write_report(path, report, language)
+    write_load_page(path, report, language)
 
 
 def _expected(load: LoadTest, screen: Screen) -> Expectation | None:

@@ -5,22 +5,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ropeway.bench.record import new_run_dir, recorded
+from ropeway.bench.record import new_run_dir
 from ropeway.cli.call import current_call
 from ropeway.errors import Refused, reason_of
 from ropeway.hosts.base import room_hint
 from ropeway.phrases import phrase
-from ropeway.report.bench_page import LoadReport, render_html
 from ropeway.report.console import Screen
-
-PAGE = "report.html"
-"""Of a load test, in its folder."""
-
-
-def write_report(path: Path, report: LoadReport, language: str) -> None:
-    """Write the page of a load test. Raises RopewayError."""
-    with recorded(path):
-        path.write_bytes(render_html(report, language).encode(errors="backslashreplace"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from ropeway.bench.load_test import MEASURED, Conditions, LoadTest
 from ropeway.bench.measure import Means, measure
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import recorded, write_json
+from ropeway.bench.record import holds_a_run, recorded, write_json
 from ropeway.bench.recorded_run import side_of_run
 from ropeway.bench.run import prepare, stopped_by_interrupt
 from ropeway.bench.sides import Ended, Side, SideComparison, check_alike, load_over, side_names
@@ -20,7 +20,7 @@ from ropeway.bench.turns import Contender, Turns
 from ropeway.cli.endpoint import key_of, tell_rehearsal
 from ropeway.cli.files import run_folder
 from ropeway.endpoint.address import Endpoint, normalise_url
-from ropeway.errors import Refused, RopewayError
+from ropeway.errors import RopewayError
 from ropeway.outside import is_there
 from ropeway.phrases import phrase
 from ropeway.report.console import Screen
@@ -64,11 +64,7 @@ def compare_sides(flags: SideFlags, base: LoadTest, out: Path | None, screen: Sc
     Without recorded runs the load is `base`, with them it is theirs; flags go before either.
     """
     if out is not None and is_there(out / _COMPARISON):
-        raise Refused(
-            "this directory already holds a run",
-            where=str(out),
-            hint="give `--out` another directory; the results in this one are kept",
-        )
+        raise holds_a_run(out)
     runs = [str(folder) for folder in flags.against]
     names = side_names([normalise_url(url) for url in flags.urls], flags.names, runs)
     old = [side_of_run(name, Path(name), flags.rounds, recorded=True) for name in runs]
