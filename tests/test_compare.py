@@ -11,8 +11,9 @@ import pytest
 from fake_endpoint import Behaviour, FakeEndpoint, running
 
 from json_documents import read_document
-from ropeway.bench.compare import QUESTION, ComparisonRun, Served
+from ropeway.bench.compare import ComparisonRun
 from ropeway.bench.load_test import LoadTest
+from ropeway.bench.served import QUESTION, Rounds, Served
 from ropeway.cli.measure import report
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import LaunchError, LayoutError, Refused
@@ -48,9 +49,8 @@ class Cluster:
 
 def comparison(folder: Path) -> ComparisonRun:
     screen = Screen(quiet=True, stdout=StringIO(), stderr=StringIO())
-    return ComparisonRun(
-        LOAD, "fake engine", "two hosts", lambda layout: layout.pipeline, folder, screen
-    )
+    sent = Rounds(LOAD, "fake engine", "two hosts", screen)
+    return ComparisonRun(sent, lambda layout: layout.pipeline, folder)
 
 
 def test_each_layout_gets_the_same_question_and_the_same_load(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ class Interrupted(Screen):
 def test_ctrl_c_keeps_the_whole_rounds_of_a_layout(tmp_path: Path) -> None:
     cluster, run = Cluster(), comparison(tmp_path)
     run.rounds = 3
-    run.screen = Interrupted(quiet=True, stdout=StringIO(), stderr=StringIO())
+    run.sent.screen = Interrupted(quiet=True, stdout=StringIO(), stderr=StringIO())
     with pytest.raises(KeyboardInterrupt):
         run.measure(SINGLE, cluster.serve)
     (result,) = run.results
@@ -139,7 +139,7 @@ def test_ctrl_c_keeps_the_whole_rounds_of_a_layout(tmp_path: Path) -> None:
 
 def test_a_single_round_keeps_its_steady_part_and_tells_no_gain(tmp_path: Path) -> None:
     cluster, run = Cluster(behaviour=Behaviour(ttft_s=0, tpot_s=0.01)), comparison(tmp_path)
-    run.load = replace(LOAD, requests=40)
+    run.sent.load = replace(LOAD, requests=40)
     for layout in (SINGLE, PAIR):
         result = run.measure(layout, cluster.serve)
         assert result.summary is not None
@@ -176,7 +176,7 @@ def test_a_layout_that_fails_under_load_keeps_its_start_and_is_taken_down(tmp_pa
     assert (result.status, result.start_s) == ("failed", 12.5)
     assert cluster.down == 1
     cluster, run = Cluster(), comparison(tmp_path)
-    run.load = replace(LOAD, input_tokens=10_000)
+    run.sent.load = replace(LOAD, input_tokens=10_000)
     with pytest.raises(Refused, match="served with a context of 8,192"):
         run.measure(PAIR, cluster.serve)
     assert cluster.down == 1

@@ -16,7 +16,7 @@ from ropeway.cli.main import exit_code
 from ropeway.errors import Exit, Refused
 from ropeway.outside import UNSEEN
 from ropeway.spec.cluster import Cluster, Local, RemoteHost
-from ropeway.spec.editing import Edit, apply_edits, planned_keys
+from ropeway.spec.editing import Edit, apply_edits, reasoned_keys
 from ropeway.spec.errors import schema_keys
 from ropeway.spec.model import (
     Layout,
@@ -261,9 +261,9 @@ def test_a_section_in_braces_becomes_a_block_where_its_keys_have_reasons(braces,
     assert "workload: {clients: 3}  # theirs\n" in after
     assert "serve: {" in apply_edits(text, [Edit(("serve", "context"), 4096)]) or "&" in braces
     if block is None:
-        assert planned_keys(after) == set()
+        assert reasoned_keys(after) == set()
         return
-    assert planned_keys(after) == {("serve", "layout"), ("serve", "memory")}
+    assert reasoned_keys(after) == {("serve", "layout"), ("serve", "memory")}
     assert "serve:  # mine\n  # plan: two hosts" in after
     assert f"  context: 4096\n{block}workload:" in after
 
@@ -271,9 +271,9 @@ def test_a_section_in_braces_becomes_a_block_where_its_keys_have_reasons(braces,
 def test_keys_that_a_plan_wrote_are_known_by_the_reason_above_them():
     text = apply_edits(SPEC, EDITS)
     # `context` was given no reason, so it counts as written by hand
-    assert planned_keys(text) == {("serve", "layout"), ("serve", "memory")}
-    assert planned_keys(SPEC) == set()
-    assert planned_keys(text.replace("  # plan: the engine's own\n", "")) == {("serve", "layout")}
+    assert reasoned_keys(text) == {("serve", "layout"), ("serve", "memory")}
+    assert reasoned_keys(SPEC) == set()
+    assert reasoned_keys(text.replace("  # plan: the engine's own\n", "")) == {("serve", "layout")}
 
 
 def test_a_new_reason_takes_the_place_of_the_old_one():

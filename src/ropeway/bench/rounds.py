@@ -39,6 +39,7 @@ class Round:
     input_tokens, output_tokens
                    of a completed request, on average; 0: unknown
     failed         requests
+    goodput_per_s  requests that met every goal, by the second; None: there are no goals
     doubts         why its figures are not to be trusted
     folder         with its raw timings; None: a part of a recorded run
     """
@@ -51,6 +52,7 @@ class Round:
     input_tokens: float
     output_tokens: float
     failed: int = 0
+    goodput_per_s: float | None = None
     doubts: tuple[str, ...] = ()
     folder: str | None = None
 
@@ -99,6 +101,7 @@ def round_of(figures: Figures, folder: str) -> Round:
         input_tokens=summary.input_tokens / summary.completed if summary.completed else 0.0,
         output_tokens=summary.output_tokens / summary.completed if summary.completed else 0.0,
         failed=summary.failed,
+        goodput_per_s=summary.goodput.requests_per_s if summary.goodput else None,
         doubts=tuple(map(str, figures.doubts)),
         folder=folder,
         **means,

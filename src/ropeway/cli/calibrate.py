@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from ropeway.bench.compare import Served
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.record import timings_of
 from ropeway.bench.run import prepare, run_bench
+from ropeway.bench.served import Served
 from ropeway.bench.stats import summarise
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bringup import StartContext, deployment_for, start_context

@@ -152,7 +152,7 @@ def _compare_layouts(
             hint="list some under `serve.layouts`, or give `--layout`, or `--all`",
         )
     run = comparison_run(context, run_folder("compare", out), screen)
-    run.load, run.rounds = load, flags.rounds or _ROUNDS_OF_LAYOUTS
+    run.sent.load, run.rounds = load, flags.rounds or _ROUNDS_OF_LAYOUTS
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
             measure_all(run, context, chosen, screen, stages)

@@ -279,6 +279,8 @@ class _Goals(click.ParamType):  # type: ignore[type-arg]
         return value if isinstance(value, Goals) else parse_goals(value)
 
 
+GOALS = _Goals()
+
 # names, type or what reads it, default, help
 _LOAD_FLAGS: tuple[tuple[str, Any, Any, str | None], ...] = (
     ("--clients", _Several(_COUNT), 256,
@@ -314,7 +316,7 @@ _LOAD_FLAGS: tuple[tuple[str, Any, Any, str | None], ...] = (
     ("--ignore-eos/--no-ignore-eos", click.BOOL, True,
      "Make each answer as long as it may be (vLLM and its relatives)."),
     ("--time-limit time_limit_s", POSITIVE, None, "Stop after this many seconds."),
-    ("--slo goals", _Goals(), None,
+    ("--slo goals", GOALS, None,
      "What each request is to keep, such as ttft=2s,tpot=50ms,e2e=30s (any of the three): says how"
      " many a second do."),
 )  # fmt: skip

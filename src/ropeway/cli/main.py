@@ -40,6 +40,7 @@ VERBS = {
     "bench": "Measure an endpoint under load: throughput, TTFT, time per output token.",
     "batch": "Answer a file of prompts: every row once, however often the job is interrupted.",
     "compare": "Measure layouts or endpoints on the same prompts, and say which is faster.",
+    "tune": "Find the best setting for a load by measuring few of them.",
     "restart": "Restart a service on its hosts, as it is, and wait for its first token.",
     "exec": "Run a command in the head's container, or with `--all` in every one, and show what it "
     "prints.",

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ropeway.bench.compare import ComparisonRun, Served
+from ropeway.bench.compare import ComparisonRun
 from ropeway.bench.comparison import comparison_to_data
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.record import recorded
+from ropeway.bench.served import Rounds, Served
 from ropeway.cli.bringup import StartContext, bring_up, deployment_for
 from ropeway.endpoint.address import Endpoint
 from ropeway.engines.vllm_cpu import CpuReplica
@@ -36,13 +37,11 @@ LOAD = Workload(clients=16, requests=32, input_tokens=64, output_tokens=32)
 
 def comparison_run(context: StartContext, folder: Path, screen: Screen) -> ComparisonRun:
     """Begin a comparison of layouts under the load of the spec."""
+    load = LoadTest(**context.spec.workload.model_dump())
     return ComparisonRun(
-        LoadTest(**context.spec.workload.model_dump()),
-        context.engine_version,
-        context.hardware,
+        Rounds(load, context.engine_version, context.hardware, screen),
         lambda layout: hosts_of(layout, context.spec.cluster),
         folder,
-        screen,
     )
 
 
@@ -55,22 +54,30 @@ def measure_all(
 ) -> None:
     """Measure each layout in a stage of its own, named by the layout."""
 
-    @contextmanager
-    def serve(layout: Layout, folder: Path) -> Iterator[Served]:
-        deployment = deployment_for(context, layout, folder)
-        with recorded(folder):
-            folder.mkdir(0o700, parents=True, exist_ok=True)
-        with up(context, deployment, screen) as served:
-            yield served
-
     for layout in layouts:
         with stages.stage(str(layout)):
-            run.measure(layout, serve)
+            run.measure(layout, lambda layout, folder: serving(context, layout, folder, screen))
+
+
+@contextmanager
+def serving(
+    context: StartContext, layout: Layout, folder: Path, screen: Screen
+) -> Iterator[Served]:
+    """Bring a layout up with its logs in the folder, and take it down whatever happens.
+
+    Raises LayoutError or Refused when it cannot run, LaunchError or HostError when it does not
+    start.
+    """
+    deployment = deployment_for(context, layout, folder)
+    with recorded(folder):
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+    with up(context, deployment, screen) as served:
+        yield served
 
 
 @contextmanager
 def up(context: StartContext, deployment: CpuReplica, screen: Screen) -> Iterator[Served]:
-    """Bring a layout up, and take it down whatever happens. Raises LaunchError or HostError."""
+    """Bring a deployment up, and take it down whatever happens."""
     seconds = None
     try:
         seconds = bring_up(context, deployment, screen)

@@ -20,9 +20,9 @@ from ropeway.cli.options import (
     passed_as,
     screen_options,
 )
-from ropeway.errors import Exit, Refused, SpecError
+from ropeway.cli.spec_writing import write_into_spec
+from ropeway.errors import Exit, Refused
 from ropeway.hardware import CHIPS
-from ropeway.hosts.local import replace_file
 from ropeway.models.known import short_names
 from ropeway.phrases import joined, phrase
 from ropeway.plan.candidate import Plan, Rejected
@@ -30,15 +30,14 @@ from ropeway.plan.choice import standing
 from ropeway.plan.choose import choose
 from ropeway.plan.layout import problems
 from ropeway.plan.resolve import Flags, is_left_out, resolve
-from ropeway.plan.writing import changes, edits, written
+from ropeway.plan.writing import edits, written
 from ropeway.report.console import Screen
 from ropeway.report.plain import plain
 from ropeway.report.plan import layout_reasons, layout_text, plan_text, values_text
 from ropeway.report.plan_json import plan_json
 from ropeway.report.plan_page import render_html
-from ropeway.spec.editing import apply_edits, planned_keys
 from ropeway.spec.file import SpecFile, read_spec_file
-from ropeway.spec.model import DEFAULT_FILE, Layout, parse_spec
+from ropeway.spec.model import DEFAULT_FILE, Layout
 from ropeway.suggest import did_you_mean
 
 _LARGEST_HOST = 1024  # of spec.cluster.RemoteHost
@@ -224,28 +223,4 @@ def _no_such_value(result: Plan, why: str) -> Refused:
 def _write(screen: Screen, config: Path, file: SpecFile, result: Plan) -> list[dict[str, object]]:
     """Write the choice into the file; return what changed. Raises Refused or SpecError."""
     after = written(file.spec, result)
-    edit_list = edits(file.spec, after, result)
-    new_text = apply_edits(file.text, edit_list)
-    if parse_spec(new_text, str(config)).as_json() != after.as_json():
-        raise SpecError(
-            phrase("the file cannot be edited without spoiling the way it is written"),
-            where=str(config),
-            evidence=[f"{'.'.join(edit.path)}: {edit.value}" for edit in edit_list],
-            hint=phrase("put these values into it by hand"),
-        )
-    replace_file(config.resolve(), new_text.encode())
-    rows = changes(file.spec, edit_list)
-    for row in rows:
-        before, after_ = (row[name] or phrase("blank") for name in ("before", "after"))
-        screen.say(phrase("{key}: {before} → {after}", key=row["key"], before=before, after=after_))
-    said = "wrote {file}" if rows else "{file} holds this choice already"
-    screen.say(phrase(said, file=config))
-    reasons = {edit.path for edit in edit_list if edit.why and edit.value is not None}
-    if bare := dict.fromkeys(section for section, _ in reasons - planned_keys(new_text)):
-        screen.say(
-            phrase(
-                "without the reasons: between the braces of {sections} comments have no room",
-                sections=joined((f"`{section}`" for section in sorted(bare)), ", "),
-            )
-        )
-    return rows
+    return write_into_spec(screen, config, file, after, edits(file.spec, after, result))

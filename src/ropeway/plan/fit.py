@@ -190,7 +190,7 @@ def fit_layout(search: Search, layout: Layout) -> Fit:
     fit = _fit(search, layout, useful)
     room = max(1, search.load_tokens(layout, fit.memory, useful) // request.load.tokens)
     if request.max_sequences is None and fit.memory.fits and room < useful:
-        fit = _fit(search, layout, _power_of_two(room))
+        fit = _fit(search, layout, power_of_two(room))
     return fit
 
 
@@ -202,7 +202,7 @@ def wider_fit(search: Search, layout: Layout, fit: Fit) -> Fit | None:
     room = tokens // search.request.load.tokens
     if room <= fit.max_sequences:
         return None
-    wider = _fit(search, layout, min(MOST_SEQUENCES, _power_of_two(room)))
+    wider = _fit(search, layout, min(MOST_SEQUENCES, power_of_two(room)))
     return wider if wider.memory.fits else None
 
 
@@ -229,10 +229,10 @@ def _useful_sequences(request: PlanRequest, layout: Layout) -> int:
         return request.max_sequences
     if request.load.clients is None:
         return SEQUENCES
-    return min(MOST_SEQUENCES, _power_of_two(ceil(request.load.clients / layout.data)))
+    return min(MOST_SEQUENCES, power_of_two(ceil(request.load.clients / layout.data)))
 
 
-def _power_of_two(least: int) -> int:
+def power_of_two(least: int) -> int:
     """Return the smallest power of two that is not below `least`."""
     return 1 << max(0, least - 1).bit_length()
 

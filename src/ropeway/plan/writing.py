@@ -5,7 +5,8 @@ from ropeway.errors import Refused
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Candidate, Plan
 from ropeway.plan.fit import search_of
-from ropeway.spec.editing import Edit, planned_keys
+from ropeway.spec.editing import Edit, reasoned_keys
+from ropeway.spec.file import section_of
 from ropeway.spec.model import REQUESTS_PER_CLIENT, Serve, Spec, Workload, dump_spec, parse_spec
 
 _OURS = ("planner", "default")  # sources of values that the user did not set
@@ -23,7 +24,7 @@ _KEY_WORDS = phrase(
 
 def without_planned(spec: Spec, text: str) -> Spec:
     """Return the spec without the values that an earlier plan put into its text."""
-    planned = planned_keys(text)
+    planned = reasoned_keys(text)
     kept: dict[str, object] = {}
     for section, keys in _REPLANNED.items():
         old: Serve | Workload = getattr(spec, section)
@@ -86,25 +87,3 @@ def edits(before: Spec, after: Spec, plan: Plan) -> list[Edit]:
                 why = reason.why if reason else _KEY_WORDS if key == "api_key_env" else ""
                 result.append(Edit((section, key), new.get(key), why))
     return result
-
-
-def changes(before: Spec, edits: list[Edit]) -> list[dict[str, object]]:
-    """Return key, old and new value of every edit that changes something.
-
-    The old value is None where the file leaves it blank, whatever the default.
-    """
-    rows = []
-    for edit in edits:
-        section, key = edit.path
-        was_set = key in getattr(before, section).model_fields_set
-        old = section_of(before, section).get(key) if was_set else None
-        if old != edit.value:
-            rows.append({"key": f"{section}.{key}", "before": old, "after": edit.value})
-    return rows
-
-
-def section_of(spec: Spec, name: str) -> dict[str, object]:
-    """Return a section of the spec as plain data."""
-    section = spec.as_json()[name]
-    assert isinstance(section, dict)
-    return section

@@ -8,16 +8,18 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import yaml
 
 from ropeway.errors import SpecError
 from ropeway.spec.yaml import dump_yaml
 
-_MARK = "# plan: "
 # Our comment lines at the very end of a text.
-_OURS = re.compile(r"(?:^[ \t]*# plan: .*\n)+\Z", re.MULTILINE)
+_OURS = re.compile(r"(?:^[ \t]*# (plan|tune): .*\n)+\Z", re.MULTILINE)
 _WIDTH = 100
+
+By = Literal["plan", "tune"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,22 @@ class Edit:
 
     value  a scalar, a mapping, or a list of mappings; None removes the key
     why    a comment to write above it
+    by     the verb whose reason that is
     """
 
     path: tuple[str, str]
     value: object
     why: str = ""
+    by: By = "plan"
+
+    def comment(self, column: int) -> str:
+        """Return the reason as comment lines; nothing within braces (column -1), where a comment
+        has no room."""
+        if not self.why or column < 0:
+            return ""
+        mark = f"# {self.by}: "
+        lines = textwrap.wrap(self.why, _WIDTH - column - len(mark), break_long_words=False)
+        return "".join(f"{' ' * column}{mark}{line}\n" for line in lines)
 
 
 def apply_edits(text: str, edits: Sequence[Edit]) -> str:
@@ -45,14 +58,15 @@ def apply_edits(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
-def planned_keys(text: str) -> set[tuple[str, str]]:
-    """Return section and key of every value that has a plan's reason above it."""
+def reasoned_keys(text: str, by: By = "plan") -> set[tuple[str, str]]:
+    """Return section and key of every value that has this verb's reason above it."""
     keys = set()
     for section, mapping in _root(text).value:
         if isinstance(mapping, yaml.MappingNode):
             for key, _ in mapping.value:
                 start = text.rfind("\n", 0, key.start_mark.index) + 1
-                if _OURS.search(text, 0, start):
+                reason = _OURS.search(text, 0, start)
+                if reason and reason[1] == by:
                     keys.add((section.value, key.value))
     return keys
 
@@ -67,20 +81,20 @@ def _set(text: str, edit: Edit) -> str:
         return _within(text, root, f"{section}: {{{entry}}}")
     if pair is None:
         blank = "" if text.endswith("\n\n") else "\n"
-        return f"{text}{blank}{section}:\n{_comment(edit.why, 2)}  {entry}\n"
+        return f"{text}{blank}{section}:\n{edit.comment(2)}  {entry}\n"
     key, mapping = pair
     if edit.why and not root.flow_style and (block := _as_block(text, key, mapping)):
         return _set(block, edit)
     if not isinstance(mapping, yaml.MappingNode):  # a section left blank
-        return _below(text, key, key.start_mark.column + 2, entry, edit.why)
+        return _below(text, key, key.start_mark.column + 2, entry, edit)
     if pair := _entry(mapping, name):
-        return _replace(text, *pair, value, edit.why)
+        return _replace(text, *pair, value, edit)
     if mapping.flow_style:
         return _within(text, mapping, entry)
-    return _below(text, key, mapping.value[0][0].start_mark.column, entry, edit.why)
+    return _below(text, key, mapping.value[0][0].start_mark.column, entry, edit)
 
 
-def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) -> str:
+def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, edit: Edit) -> str:
     """Replace a value; a block over several lines becomes one line."""
     block = isinstance(value, yaml.CollectionNode) and not value.flow_style
     literal = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
@@ -93,7 +107,7 @@ def _replace(text: str, key: yaml.Node, value: yaml.Node, new: str, why: str) ->
     text = text[:begin] + new + text[end:]
     start = text.rfind("\n", 0, key.start_mark.index) + 1
     alone = not text[start : key.start_mark.index].strip()
-    comment = _comment(why, key.start_mark.column if alone else -1)
+    comment = edit.comment(key.start_mark.column if alone else -1)
     return _OURS.sub("", text[:start]) + comment + text[start:]
 
 
@@ -129,10 +143,10 @@ def _within(text: str, parent: yaml.MappingNode, entry: str) -> str:
     return text[:after] + entry + (", " if parent.value else "") + text[after:]
 
 
-def _below(text: str, key: yaml.Node, column: int, entry: str, why: str) -> str:
+def _below(text: str, key: yaml.Node, column: int, entry: str, edit: Edit) -> str:
     """Insert a line of its own below that of `key`."""
     after = text.index("\n", key.end_mark.index) + 1
-    return text[:after] + _comment(why, column) + " " * column + entry + "\n" + text[after:]
+    return text[:after] + edit.comment(column) + " " * column + entry + "\n" + text[after:]
 
 
 def _remove(text: str, path: tuple[str, str]) -> str:
@@ -185,11 +199,3 @@ def _scalar(value: object) -> str:
 def _lines(items: list[dict[str, object]]) -> str:
     """Write a list of mappings as YAML, each on a line of its own below the key of a section."""
     return "".join(f"\n    - {dump_yaml(item, one_line=True).rstrip()}" for item in items)
-
-
-def _comment(why: str, column: int) -> str:
-    """Write the reason as comment lines; nothing within braces, where a comment has no room."""
-    if not why or column < 0:
-        return ""
-    lines = textwrap.wrap(why, _WIDTH - column - len(_MARK), break_long_words=False)
-    return "".join(f"{' ' * column}{_MARK}{line}\n" for line in lines)

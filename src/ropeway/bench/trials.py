@@ -1,0 +1,204 @@
+"""The trials of `tune` as they are made: each is brought up, asked, measured, and kept.
+
+Its folder holds `search.json`, what is searched and under which load; `trials.jsonl`, a line for
+each trial; and a folder for each, with its logs and raw timings.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ropeway.bench.record import SCHEMA, holds_a_run, recorded, write_json
+from ropeway.bench.rounds import Round
+from ropeway.bench.served import Rounds, Served
+from ropeway.bench.tuning import Trial, best_of, is_enough, next_setting
+from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError, Refused, reason_of
+from ropeway.outside import is_there, parse_json, read_bounded
+from ropeway.phrases import joined, phrase
+from ropeway.spec.setting import Setting
+
+Ended = Literal["complete", "time limit", "interrupted"]
+Serve = Callable[[Setting, Path], AbstractContextManager[Served]]
+"""Brings a setting up, with its logs in the folder, and takes it down at the end.
+
+Raises LayoutError or Refused when it cannot run, LaunchError or HostError when it does not start.
+"""
+
+_SEARCH, _TRIALS = "search.json", "trials.jsonl"
+_LONGEST = 2**26
+
+
+@dataclass
+class Trials:
+    """A search under way. What was measured stays, whatever comes later.
+
+    sent     the load
+    folder   of the whole search
+    most     rounds that a setting gets at most
+    measured trials so far, in their order
+    """
+
+    sent: Rounds
+    folder: Path
+    most: int
+    measured: list[Trial] = field(default_factory=list)
+
+    def take_up(self, search: Mapping[str, object]) -> None:
+        """Begin in the folder, or go on with what an earlier search measured there.
+
+        search  what is searched and how, which an earlier search must have had too. Raises Refused
+                where it had not, where the folder holds something else, or cannot be read.
+        """
+        path = self.folder / _SEARCH
+        if not is_there(path):
+            if is_there(self.folder / _TRIALS) or is_there(self.folder / "conditions.json"):
+                raise holds_a_run(self.folder)
+            with recorded(self.folder):
+                write_json(path, search)
+            return
+        before = _read(path)
+        now: dict[str, object] = json.loads(json.dumps({"schema": SCHEMA, **search}))
+        unlike = [name for name in now if before.get(name) != now[name]]
+        if unlike:
+            raise Refused(
+                phrase("the search in this directory was another one"),
+                where=str(path),
+                evidence=[
+                    phrase("`{name}` was {old}, and is {new}", name=name,
+                           old=_short(before.get(name)), new=_short(now[name]))
+                    for name in unlike
+                ],
+                hint=phrase("give the same spec and flags to go on, or `--out` another directory"),
+            )  # fmt: skip
+        self.measured = list(_kept(self.folder / _TRIALS))
+
+    def run(
+        self,
+        starts: Sequence[Setting],
+        steps: Callable[[Setting], Iterable[Setting]],
+        serve: Serve,
+        limit_s: float | None = None,
+    ) -> Ended:
+        """Make trials until the search is at its end, or another would exceed the limit.
+
+        limit_s  seconds from now. An interrupt ends it too; then the trial under way is given up.
+        """
+        began = time.monotonic()
+        try:
+            while (setting := next_setting(starts, steps, self.measured)) is not None:
+                longest = max((trial.seconds for trial in self.measured), default=0.0)
+                if limit_s is not None and time.monotonic() - began + longest > limit_s:
+                    return "time limit"
+                self._tell(setting, starts)
+                self._keep(self._measure(setting, serve))
+        except KeyboardInterrupt:
+            return "interrupted"
+        return "complete"
+
+    def _measure(self, setting: Setting, serve: Serve) -> Trial:
+        """Bring a setting up and measure it. One that fails is a trial too."""
+        folder, began = self._folder_for(setting), time.monotonic()
+        best = best_of(self.measured)
+        rounds: list[Round] = []
+        trial = Trial(setting=setting, folder=str(folder))
+        try:
+            with serve(setting, folder) as served:
+                trial = replace(trial, start_s=served.start_s, answer=self.sent.ask(served))
+                while not is_enough(self._figures(rounds), best.figure if best else 0.0, self.most):
+                    own = folder / f"round-{len(rounds) + 1}"
+                    rounds.append(self.sent.send(served, str(setting.words), len(rounds), own))
+        except (LayoutError, Refused) as error:
+            trial = replace(trial, error=joined((error.what, *error.evidence)))
+        except (LaunchError, EndpointError, HostError) as error:
+            trial = replace(trial, error=joined((error.what, *error.evidence[:1])))
+        if trial.error:
+            self.sent.screen.warn(
+                phrase("{setting}: {why}", setting=setting.words, why=trial.error)
+            )
+        return replace(
+            trial,
+            figures=self._figures(rounds),
+            rounds=tuple(rounds),
+            seconds=time.monotonic() - began,
+        )
+
+    def _figures(self, rounds: Iterable[Round]) -> tuple[float, ...]:
+        goals = self.sent.load.goals is not None
+        return tuple(
+            0.0 if one.failed else (one.goodput_per_s or 0.0) if goals else one.output_tokens_per_s
+            for one in rounds
+        )
+
+    def _folder_for(self, setting: Setting) -> Path:
+        """Return a folder that does not exist: a trial that was given up has left its own."""
+        name = str(setting.layout).replace("×", "-").replace("+", "-").lower()
+        stem = f"{len(self.measured) + 1:02d}-{name}"
+        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+        return next(self.folder / name for name in names if not is_there(self.folder / name))
+
+    def _tell(self, setting: Setting, starts: Sequence[Setting]) -> None:
+        number, best = len(self.measured) + 1, best_of(self.measured)
+        of = phrase("{n} of {all} that the search begins with", n=number, all=len(starts))
+        step = phrase("a step from the best")
+        self.sent.screen.say(
+            phrase(
+                "trial {number} ({place}): {setting}; the best so far: {best}",
+                number=number,
+                place=of if setting in starts else step,
+                setting=setting.words,
+                best=best.setting.words if best else "–",
+            )
+        )
+
+    def _keep(self, trial: Trial) -> None:
+        path, line = self.folder / _TRIALS, json.dumps(trial.as_json(), ensure_ascii=False) + "\n"
+        with recorded(path), path.open("ab") as file:
+            file.write(line.encode(errors="backslashreplace"))
+        self.measured.append(trial)
+
+
+def _kept(path: Path) -> Iterator[Trial]:
+    """Yield the trials of a record; a line that was cut off when its process ended is none.
+
+    Raises Refused.
+    """
+    if not is_there(path):
+        return
+    try:
+        lines = read_bounded(path, _LONGEST)
+        whole = lines[: lines.rfind(b"\n") + 1]
+        if whole != lines:
+            os.truncate(path, len(whole))
+        for line in whole.splitlines():
+            yield Trial.from_json(parse_json(line))
+    except OSError as error:
+        why = reason_of(error)
+    except (KeyError, TypeError, ValueError, Refused) as error:
+        why = str(error.args[0]) if error.args else str(error)
+    else:
+        return
+    raise Refused(phrase("these are no trials of `ropeway tune`: {why}", why=why), where=str(path))
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        document = parse_json(read_bounded(path, _LONGEST))
+        if isinstance(document, dict):
+            return document
+        why: str = phrase("it is no mapping")
+    except OSError as error:
+        why = reason_of(error)
+    except ValueError as error:
+        why = str(error)
+    raise Refused(phrase("this is no search of `ropeway tune`: {why}", why=why), where=str(path))
+
+
+def _short(value: object) -> str:
+    """Return a value for people, and of a long one its beginning."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,189 @@
+"""`ropeway tune`: find the best setting for a load by measuring few of them."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ropeway.bench.goals import Goals
+from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.record import recorded, write_json
+from ropeway.bench.served import Rounds
+from ropeway.bench.sides import load_over
+from ropeway.bench.trials import Ended, Trials
+from ropeway.bench.tuned import Tuned
+from ropeway.bench.tuning import next_setting
+from ropeway.checkpoints.catalogue import RECIPES
+from ropeway.cli.bringup import SpecFlags, read_spec
+from ropeway.cli.completion import one_of
+from ropeway.cli.endpoint import GOALS
+from ropeway.cli.files import run_folder
+from ropeway.cli.load_flags import load_flags
+from ropeway.cli.options import POSITIVE, config_option, lang_option, screen_options
+from ropeway.cli.spec_writing import write_into_spec
+from ropeway.cli.tune_local import Place, Searched, local_place
+from ropeway.errors import Exit, Refused
+from ropeway.hosts.interrupts import interruptible
+from ropeway.phrases import phrase
+from ropeway.plan.tuning import VARIED
+from ropeway.report.console import Screen
+from ropeway.report.tune import tune_table
+from ropeway.spec.file import read_spec_file
+from ropeway.spec.model import Layout, Spec, Workload
+
+_RESULT = "tuning.json"
+_WITHOUT = "search on this machine without one: `ropeway tune --local`"
+
+
+@click.command()
+@config_option
+@click.option("--local", is_flag=True, help="No spec file: two virtual hosts on this machine.")
+@click.option(
+    "--model", help="Checkpoint name or model directory, in place of the spec's.",
+    shell_complete=one_of(lambda: RECIPES),
+)  # fmt: skip
+@click.option(
+    "--layout", "layouts", metavar="LAYOUT", multiple=True,
+    help="Begin with this one, in place of the spec's and the plan's; give it once for each.",
+)  # fmt: skip
+@click.option(
+    "--layouts", "most", type=click.IntRange(1, 100), default=4, show_default=True,
+    help="Layouts to begin with: the spec's own, then those that the plan ranks best.",
+)  # fmt: skip
+@click.option(
+    "--vary", "varied", type=click.Choice(VARIED), multiple=True, default=VARIED,
+    help="What may be varied; give it once for each.  [default: all]",
+)  # fmt: skip
+@click.option(
+    "--slo", "goals", type=GOALS,
+    help="Find the setting with the most requests that keep this, such as ttft=2s,tpot=50ms.",
+)  # fmt: skip
+@load_flags
+@click.option(
+    "--rounds", type=click.IntRange(3, 1000), default=5, show_default=True,
+    help="Rounds of the load that a setting gets at most; what is worse gets fewer.",
+)  # fmt: skip
+@click.option("--minutes", type=POSITIVE, help="Begin no trial that would end later than this.")
+@click.option("--write", is_flag=True, help="Write the best into the spec, with the reason.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR",
+    help="Directory of results; one of a search that was interrupted goes on with it.",
+)  # fmt: skip
+@lang_option
+@screen_options
+@click.pass_context
+def tune(
+    ctx: click.Context,
+    /,
+    *,
+    config: Path,
+    local: bool,
+    model: str | None,
+    layouts: tuple[str, ...],
+    most: int,
+    varied: tuple[str, ...],
+    goals: Goals | None,
+    given: Mapping[str, Any],
+    rounds: int,
+    minutes: float | None,
+    write: bool,
+    out: Path | None,
+    screen: Screen,
+) -> None:
+    """Find the best setting for a load by measuring few of them.
+
+    Layout, replicas, sequences, tokens of a step, memory and graphs of the engine. The search
+    begins with the spec's own setting and with those that `plan` ranks best, and goes on from the
+    best of them, one step of one value after another. Each is brought up, asked, given the load in
+    rounds until it is certain to be worse than the best, and taken down.
+
+    Every trial is kept with its raw timings and logs as soon as it ends; called again with the same
+    `--out`, the search goes on. Exit code 1: no setting could be measured without failures.
+
+    \b
+    Examples:
+      ropeway tune --local --clients 16 --requests 32
+      ropeway tune --slo ttft=2s,tpot=50ms --write
+    """
+    if write and local:
+        raise Refused(
+            phrase("`--write` puts the best into a spec, and `--local` has none"),
+            hint=phrase("write one first: `ropeway init`"),
+        )
+    base = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
+    load = replace(load_over(LoadTest(**base.workload.model_dump()), given), goals=goals)
+    named = tuple(map(Layout.parse, layouts))
+    searched = Searched(_under(base, load), named, most, varied)
+    with interruptible():
+        place = local_place(searched, screen)
+        sent = Rounds(load, place.engine, place.hardware, screen)
+        trials = Trials(sent, run_folder("tune", out), rounds)
+        trials.take_up(_search(searched, load, rounds, place))
+    limit = None if minutes is None else 60 * minutes
+    with interruptible():
+        ended = trials.run(place.starts, place.steps, place.serve, limit)
+    tuned = _tuned(trials, searched.spec, place, ended)
+    _report(tuned, trials.folder, config if write else None, screen)
+    if ended == "interrupted":
+        ctx.exit(Exit.INTERRUPTED)
+    ctx.exit(Exit.OK if tuned.best else Exit.NO)
+
+
+def _under(spec: Spec, load: LoadTest) -> Spec:
+    """Return the spec with this load as its workload, which the plan is for."""
+    same = {name: getattr(load, name) for name in Workload.model_fields}
+    return spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
+
+
+def _search(searched: Searched, load: LoadTest, rounds: int, place: Place) -> dict[str, object]:
+    """Return what decides which trials are made, as plain data."""
+    return {
+        "spec": searched.spec.as_json(),
+        "load": asdict(load),
+        "rounds": rounds,
+        "varied": sorted(searched.varied),
+        "starts": [one.as_json() for one in place.starts],
+        "engine": place.engine,
+        "hardware": place.hardware,
+    }
+
+
+def _tuned(trials: Trials, spec: Spec, place: Place, ended: Ended) -> Tuned:
+    model, sent = spec.model, trials.sent
+    conditions = sent.conditions or Conditions(
+        load=sent.load,
+        url=spec.serve.url,
+        model=model.served_name or model.name or str(model.path),
+        engine=place.engine,
+        hardware=place.hardware,
+    )
+    following = next_setting(place.starts, place.steps, trials.measured)
+    return Tuned(
+        conditions=conditions,
+        first=place.starts[0],
+        trials=tuple(trials.measured),
+        ended=ended,
+        following=following,
+        command=shlex.join(["ropeway", *sys.argv[1:]]),
+        notes=place.notes,
+    )
+
+
+def _report(tuned: Tuned, folder: Path, config: Path | None, screen: Screen) -> None:
+    """Show and keep what was found; `config` is the spec to write it into."""
+    with recorded(folder):
+        write_json(folder / _RESULT, tuned.as_json())
+    screen.answer(tune_table(tuned, screen.language))
+    screen.say(phrase("results: {folder}", folder=folder))
+    rows: list[dict[str, object]] = []
+    best = tuned.best
+    if config is not None and best is not None:
+        file = read_spec_file(config)
+        after = best.setting.over(file.spec)
+        edits = best.setting.edits(file.spec, tuned.reason)
+        rows = write_into_spec(screen, config, file, after, edits)
+    screen.result({**tuned.as_json(), "written": rows, "folder": str(folder)})

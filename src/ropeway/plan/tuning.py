@@ -1,0 +1,135 @@
+"""Where the search of `tune` begins and which steps it takes: settings, from the plan's figures.
+
+Only what the load can feel is tried. A limit that no step of the engine reaches is not raised: no
+more sequences than there are requests in flight, no more tokens a step than these have in all.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from ropeway.plan.candidate import Candidate, PlanRequest
+from ropeway.plan.choose import choose
+from ropeway.plan.fit import power_of_two, search_of
+from ropeway.plan.writing import needs_key
+from ropeway.spec.model import Layout, Spec
+from ropeway.spec.setting import Graph, Setting, chooses_graphs
+
+VARIED = ("layout", "max-sequences", "batched-tokens", "memory", "graph")
+"""What may be varied, in the order in which it is."""
+
+# vLLM wants room for one token of every sequence in a step; below this, prompts of usual length
+# take so many steps that nothing is gained any more.
+_FEWEST_TOKENS = 64
+_MORE_MEMORY, _MOST_MEMORY = 0.02, 0.96
+_USUAL_MEMORY, _USUAL_SEQUENCES = 0.9, 256  # vLLM's own
+_GRAPHS: tuple[Graph, ...] = ("full_decode_only", "eager")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far steps go.
+
+    clients       requests in flight at most
+    input_tokens  of the longest prompt
+    usual_tokens  of a step by layout, where the flags leave that to the engine
+    varied        of `VARIED`, what is varied
+    """
+
+    clients: int
+    input_tokens: int
+    usual_tokens: Callable[[Layout], int]
+    varied: frozenset[str]
+
+    def sequences(self, setting: Setting) -> int:
+        """Return the requests in flight in one data-parallel rank."""
+        return ceil(self.clients / (setting.layout.data * setting.replicas))
+
+    def tokens(self, setting: Setting) -> int:
+        """Return the tokens that the prompts of these have: a step has no use for more."""
+        return self.sequences(setting) * self.input_tokens
+
+
+def planned_starts(spec: Spec, request: PlanRequest, layouts: Iterable[Layout]) -> list[Setting]:
+    """Return the settings that the plan ranks best first, of these layouts, or without any of all.
+
+    What is reported to fail, and what needs a key that the spec does not name, is left out. Raises
+    what `choose` raises.
+    """
+    fixed = list(layouts)
+    plans = [choose(replace(request, layout=one)) for one in fixed] or [choose(request)]
+    ranked = [one for plan in plans for one in plan.candidates]
+    return [
+        _setting(spec, one) for one in ranked if not one.faults and not needs_key(spec.serve, one)
+    ]
+
+
+def starts_with(own: Setting | None, others: Iterable[Setting], most: int) -> list[Setting]:
+    """Return at most so many settings to begin with, the spec's own first.
+
+    own  None: the spec leaves the layout to the plan
+    """
+    first = [] if own is None else [own]
+    rest = (one for one in others if own is None or _place(one) != _place(own))
+    return list(dict.fromkeys((*first, *rest)))[:most]
+
+
+def reach_of(spec: Spec, request: PlanRequest, varied: Iterable[str]) -> Reach:
+    """Return how far steps go under the spec's workload, and what the spec allows to vary.
+
+    Raises Refused for a context that the model cannot have.
+    """
+    may = set(varied)
+    if spec.cluster.is_local:
+        may -= {"memory", "graph"}  # a cache of fixed size, and no graphs
+    if spec.serve.kv_cache is not None:
+        may.discard("memory")
+    if chooses_graphs(spec):
+        may.discard("graph")
+    work = spec.workload
+    return Reach(work.clients, work.input_tokens, search_of(request).batched, frozenset(may))
+
+
+def steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
+    """Yield the settings one step away, of each value the step up before the step down."""
+    useful, running = reach.sequences(setting), setting.max_sequences or _USUAL_SEQUENCES
+    if "max-sequences" in reach.varied:
+        if running < useful:
+            yield replace(setting, max_sequences=min(2 * running, power_of_two(useful)))
+        if running > 1:
+            yield replace(setting, max_sequences=power_of_two(min(running, useful)) // 2 or 1)
+    if "batched-tokens" in reach.varied:
+        yield from _token_steps(setting, reach)
+    memory = setting.memory or _USUAL_MEMORY
+    if "memory" in reach.varied and running < useful:
+        more = round(memory + _MORE_MEMORY, 3)
+        if more <= _MOST_MEMORY:
+            yield replace(setting, memory=more)
+    if "graph" in reach.varied and setting.graph is None:
+        for graph in _GRAPHS:
+            yield replace(setting, graph=graph)
+
+
+def _token_steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
+    useful, least = reach.tokens(setting), max(setting.max_sequences or 1, _FEWEST_TOKENS)
+    now = setting.batched_tokens or reach.usual_tokens(setting.layout)
+    if now < useful:
+        yield replace(setting, batched_tokens=min(2 * now, power_of_two(useful)))
+    fewer = power_of_two(min(now, useful)) // 2
+    if fewer >= least:
+        yield replace(setting, batched_tokens=fewer)
+
+
+def _setting(spec: Spec, candidate: Candidate) -> Setting:
+    memory = candidate.fraction if candidate.fraction and spec.serve.kv_cache is None else None
+    return replace(
+        Setting.of(spec),
+        layout=candidate.layout,
+        replicas=candidate.replicas,
+        max_sequences=candidate.max_sequences,
+        memory=memory or spec.serve.memory,
+    )
+
+
+def _place(setting: Setting) -> tuple[Layout, int]:
+    return setting.layout, setting.replicas

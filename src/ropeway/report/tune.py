@@ -1,0 +1,72 @@
+"""The trials of `tune` as one table, and what they say."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ropeway.bench.tuned import Tuned
+from ropeway.bench.tuning import Trial
+from ropeway.phrases import phrase
+from ropeway.report.bench import load_words
+from ropeway.report.chinese import in_language
+from ropeway.report.figures import NONE, rate, seconds
+from ropeway.report.line import one_line
+from ropeway.report.table import ByWidth, prose, table
+
+_TITLES = ("setting", ">tokens/s", ">interval", ">rounds", ">start", "why not")
+_OF_GOALS = ">requests/s within goals"
+
+
+def tune_table(tuned: Tuned, language: str = "en") -> RenderableType:
+    """Return the trials, the best first, and below them the findings."""
+    conditions = tuned.conditions
+    sent = in_language(load_words(conditions.load), language)
+    return Group(
+        Text.assemble((one_line(conditions.model), "bold"), f" · {one_line(conditions.engine)}"),
+        prose(f"{one_line(conditions.hardware)} · {sent}", "dim"),
+        Text(),
+        ByWidth(lambda wide: _trials(tuned, language, wide=wide)),
+        Text(),
+        *(prose(in_language(sentence, language)) for sentence in (*tuned.sentences, *tuned.notes)),
+    )
+
+
+def _trials(tuned: Tuned, language: str, *, wide: bool) -> Table:
+    goals, best = tuned.conditions.load.goals is not None, tuned.best
+    titles = [_OF_GOALS if goals and title == ">tokens/s" else title for title in _TITLES]
+    if not wide:
+        titles.remove(">interval")
+    grid = table(*(_title(title, language) for title in titles))
+    for trial in sorted(tuned.trials, key=lambda one: -one.figure):
+        cells = _cells(trial, language)
+        if not wide:
+            del cells[2]
+        style = "bold" if trial is best else ""
+        grid.add_row(*(Text(cell, style=style) for cell in cells))
+    return grid
+
+
+def _title(title: str, language: str) -> str:
+    right = ">" if title.startswith(">") else ""
+    return right + in_language(title.removeprefix(">"), language)
+
+
+def _cells(trial: Trial, language: str) -> list[str]:
+    interval = trial.interval
+    return [
+        in_language(trial.setting.words, language),
+        rate(trial.figure) if trial.figure else NONE,
+        phrase("{low} to {high}", low=rate(interval[0]), high=rate(interval[1]))
+        if interval
+        else NONE,
+        str(len(trial.figures)),
+        seconds(trial.start_s) if trial.start_s is not None else NONE,
+        in_language(one_line(_why_not(trial)), language),
+    ]
+
+
+def _why_not(trial: Trial) -> str:
+    if trial.error:
+        return trial.error
+    failed = sum(one.failed for one in trial.rounds)
+    return phrase("{n:,} requests failed", n=failed) if failed else ""

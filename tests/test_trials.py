@@ -1,0 +1,173 @@
+"""The trials of `tune`, with an endpoint of known speed in place of each setting."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from fake_endpoint import Behaviour, running
+
+from ropeway.bench.goals import Goals
+from ropeway.bench.load_test import LoadTest
+from ropeway.bench.served import Rounds, Served
+from ropeway.bench.trials import Trials
+from ropeway.bench.tuning import best_of
+from ropeway.endpoint.address import Endpoint
+from ropeway.errors import LaunchError, LayoutError, Refused, RopewayError
+from ropeway.report.console import Screen
+from ropeway.spec.model import Layout
+from ropeway.spec.setting import Setting
+
+SLOW, FAST, BROKEN = (Setting(layout=Layout(tensor=size)) for size in (1, 2, 4))
+FASTER = replace(FAST, max_sequences=64)
+LOAD = LoadTest(input_tokens=16, output_tokens=4, clients=2, requests=4, warmup=0)
+SEARCH = {"load": {"clients": 2}, "starts": ["TP1"]}
+# Seconds a token, far enough apart for a busy machine.
+SPEED = {SLOW: 0.2, FAST: 0.05, FASTER: 0.005}
+
+
+def steps(setting: Setting) -> Iterator[Setting]:
+    if setting == FAST:
+        yield FASTER
+
+
+@dataclass
+class Cluster:
+    """Serves a setting as an endpoint; `faults` are raised in place of a start."""
+
+    faults: dict[Setting, BaseException] = field(default_factory=dict)
+    behaviour: Behaviour | None = None
+    started: list[Setting] = field(default_factory=list)
+    down: int = 0
+
+    @contextmanager
+    def serve(self, setting: Setting, folder: Path) -> Iterator[Served]:
+        folder.mkdir()
+        self.started.append(setting)
+        if setting in self.faults:
+            raise self.faults[setting]
+        with running(self.behaviour or Behaviour(ttft_s=0, tpot_s=SPEED[setting])) as fake:
+            try:
+                yield Served(Endpoint(fake.url), "fake", 12.5)
+            finally:
+                self.down += 1
+
+
+def begun(folder: Path, load: LoadTest = LOAD, most: int = 2) -> Trials:
+    screen = Screen(quiet=True, stdout=StringIO(), stderr=StringIO())
+    folder.mkdir(exist_ok=True)
+    trials = Trials(Rounds(load, "fake engine", "two hosts", screen), folder, most)
+    trials.take_up(SEARCH)
+    return trials
+
+
+def test_the_planned_ones_are_measured_and_then_the_best_is_varied(tmp_path: Path) -> None:
+    cluster, trials = Cluster(), begun(tmp_path)
+    assert trials.run([SLOW, FAST], steps, cluster.serve) == "complete"
+    assert cluster.started == [SLOW, FAST, FASTER]
+    assert cluster.down == 3
+    found = best_of(trials.measured)
+    assert found is not None and found.setting == FASTER
+    assert (found.start_s, len(found.figures)) == (12.5, 2)
+    assert found.answer
+    assert found.folder and (Path(found.folder) / "round-2" / "timings.jsonl").exists()
+    assert [one.setting for one in begun(tmp_path).measured] == cluster.started
+    assert begun(tmp_path).measured == trials.measured, "every trial is kept whole"
+
+
+def test_what_cannot_run_or_does_not_start_is_a_trial_too(tmp_path: Path) -> None:
+    no_room = Refused("no room", evidence=["16 GiB are missing"])
+    faults: dict[Setting, BaseException] = {
+        BROKEN: LayoutError("cannot run", evidence=["4 does not divide 3"]),
+        SLOW: LaunchError("died", evidence=["out of memory", "a second line"]),
+        FASTER: no_room,
+    }
+    cluster, trials = Cluster(faults), begun(tmp_path)
+    assert trials.run([BROKEN, SLOW, FAST], steps, cluster.serve) == "complete"
+    assert [trial.error for trial in trials.measured] == [
+        "cannot run; 4 does not divide 3", "died; out of memory", None,
+        "no room; 16 GiB are missing",
+    ]  # fmt: skip
+    found = best_of(trials.measured)
+    assert found is not None and found.setting == FAST
+
+
+def test_a_failed_request_ends_a_trial_and_it_is_never_the_best(tmp_path: Path) -> None:
+    cluster, trials = (
+        Cluster(behaviour=Behaviour(ttft_s=0, tpot_s=0, fault="error", fault_every=6)),
+        begun(tmp_path),
+    )
+    trials.run([FAST], lambda _: (), cluster.serve)
+    (trial,) = trials.measured
+    assert trial.figures[-1] == 0.0, "no further round after one with failures"
+    assert best_of(trials.measured) is None
+
+
+def test_under_goals_the_figure_is_the_requests_that_met_them(tmp_path: Path) -> None:
+    load = replace(LOAD, goals=Goals(ttft_s=30.0, tpot_s=0.1))
+    cluster, trials = Cluster(), begun(tmp_path, load)
+    trials.run([SLOW, FAST], lambda _: (), cluster.serve)
+    slow, fast = trials.measured
+    assert slow.figures == (0.0,), "no request met them"
+    assert all(
+        figure == one.requests_per_s for figure, one in zip(fast.figures, fast.rounds, strict=True)
+    )
+
+
+def test_an_interrupt_keeps_what_was_measured_and_the_search_goes_on(tmp_path: Path) -> None:
+    cluster, trials = Cluster({FAST: KeyboardInterrupt()}), begun(tmp_path)
+    assert trials.run([SLOW, FAST], steps, cluster.serve) == "interrupted"
+    assert len(trials.measured) == 1
+    cluster, again = Cluster(), begun(tmp_path)
+    assert again.run([SLOW, FAST], steps, cluster.serve) == "complete"
+    assert cluster.started == [FAST, FASTER]
+
+
+def test_a_line_that_was_cut_off_is_no_trial(tmp_path: Path) -> None:
+    trials = begun(tmp_path)
+    trials.run([SLOW, FAST], lambda _: (), Cluster().serve)
+    path = tmp_path / "trials.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    again = begun(tmp_path)
+    assert [one.setting for one in again.measured] == [SLOW]
+    again.run([SLOW, FAST], lambda _: (), Cluster().serve)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["setting"]["layout"] for line in lines] == ["TP1", "TP2"]
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"setting": {}}', "[]", "no JSON", '{"setting": {"layout": "?"}, "rounds": []}']
+)
+def test_what_is_no_record_of_trials_is_refused(tmp_path: Path, damaged: str) -> None:
+    begun(tmp_path)
+    (tmp_path / "trials.jsonl").write_text(damaged + "\n")
+    with pytest.raises(Refused, match="no trials of"):
+        begun(tmp_path)
+
+
+def test_another_search_is_refused_in_the_same_folder(tmp_path: Path) -> None:
+    trials = begun(tmp_path)
+    with pytest.raises(Refused, match="was another one") as refused:
+        trials.take_up({**SEARCH, "starts": ["TP4"]})
+    assert refused.value.evidence == ('`starts` was ["TP1"], and is ["TP4"]',)
+    (tmp_path / "search.json").unlink()
+    (tmp_path / "conditions.json").touch()
+    with pytest.raises(Refused, match="already holds a run"):
+        trials.take_up(SEARCH)
+
+
+def test_no_trial_begins_that_would_exceed_the_limit(tmp_path: Path) -> None:
+    cluster, trials = Cluster(), begun(tmp_path)
+    assert trials.run([FAST, SLOW], steps, cluster.serve, limit_s=0.01) == "time limit"
+    assert cluster.started == [FAST], "how long one takes is not known before the first"
+
+
+def test_a_full_disk_ends_the_search_with_what_was_measured(tmp_path: Path) -> None:
+    trials = begun(tmp_path)
+    (tmp_path / "trials.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RopewayError, match="could not be written"):
+        trials.run([FAST], steps, Cluster().serve)
