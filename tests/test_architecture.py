@@ -46,7 +46,8 @@ STRANGERS = (
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "bench.comparison", "bench.figures", "bench.stats"} | {
     "bench.rounds", "bench.sides",
-    "bench.load_test", "bench.rungs", "endpoint.stream", "units", "errors", "hardware",
+    "bench.load_test", "bench.rungs", "bench.tuned", "bench.tuning", "endpoint.stream",
+    "units", "errors", "hardware",
     "doctor.finding", "doctor.pings", "diagnosis.result", "phrases", "outside", "models.shape",
     "models.summary",
     "plan.shards", "plan.candidate", "plan.cost", "plan.memory",

@@ -62,7 +62,8 @@ Exit codes:
 \b
 Language: that of the terminal; English or Chinese for one call:
   ropeway VERB --lang zh
-  of init, doctor, plan, up, status, logs, diagnose, bench, batch, restart, bundle, down;
+  of init, doctor, plan, up, status, logs, diagnose, bench, batch, tune, restart,
+  bundle, down;
   the other verbs print English, and their errors the terminal's language
 
 \b

@@ -15,7 +15,7 @@ from ropeway.cli.bringup import start_context
 from ropeway.cli.measure import serving
 from ropeway.errors import Refused
 from ropeway.launch.local.process_start import refuse_second
-from ropeway.phrases import phrase
+from ropeway.phrases import Phrase, phrase
 from ropeway.plan.calibration import calibration_path, read_calibration
 from ropeway.plan.candidate import PlanRequest
 from ropeway.plan.request import LOCAL_ENGINE, request_for
@@ -74,24 +74,24 @@ def local_place(searched: Searched, screen: Screen) -> Place:
         tried = replace(context, spec=setting.over(spec))
         return serving(tried, setting.layout, folder, screen)
 
-    starts, nearby = around(searched, request)
-    return Place(context.engine_version, context.hardware, starts, nearby, serve, NOTES)
+    starts, nearby, notes = around(searched, request)
+    return Place(context.engine_version, context.hardware, starts, nearby, serve, (*notes, *NOTES))
 
 
 def around(
     searched: Searched, request: PlanRequest
-) -> tuple[Sequence[Setting], Callable[[Setting], Iterable[Setting]]]:
-    """Return the settings to begin with, and the function of steps. Raises Refused."""
+) -> tuple[Sequence[Setting], Callable[[Setting], Iterable[Setting]], tuple[Phrase, ...]]:
+    """Return the settings to begin with, the function of steps, and notes. Raises Refused."""
     spec = searched.spec
     own = Setting.of(spec) if spec.serve.has_layout and not searched.layouts else None
-    if own is not None and "layout" not in searched.varied:
-        starts = [own]
-    else:
-        planned = planned_starts(spec, request, searched.layouts)
+    starts: list[Setting] = [own] if own else []
+    notes: tuple[Phrase, ...] = ()
+    if own is None or "layout" in searched.varied:
+        planned, notes = planned_starts(spec, request, searched.layouts)
         starts = starts_with(own, planned, searched.most)
     if not starts:
         raise Refused(
             phrase("there is no setting to begin with: by the planner's figures nothing fits"),
-            hint=phrase("`ropeway plan` says why; `--layout` names one all the same"),
+            hint="ropeway plan --all",
         )
-    return starts, partial(steps, reach=reach_of(spec, request, searched.varied))
+    return starts, partial(steps, reach=reach_of(spec, request, searched.varied)), notes

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
+from ropeway.phrases import Phrase, phrase
 from ropeway.plan.candidate import Candidate, PlanRequest
 from ropeway.plan.choose import choose
 from ropeway.plan.fit import power_of_two, search_of
@@ -23,6 +24,10 @@ VARIED = ("layout", "max-sequences", "batched-tokens", "memory", "graph")
 _FEWEST_TOKENS = 64
 _MORE_MEMORY, _MOST_MEMORY = 0.02, 0.96
 _USUAL_MEMORY, _USUAL_SEQUENCES = 0.9, 256  # vLLM's own
+_KEYLESS = phrase(
+    "replicas on several hosts are reached over the network and need a key: without"
+    " `serve.api_key_env` only settings of one engine are tried"
+)
 _GRAPHS: tuple[Graph, ...] = ("full_decode_only", "eager")
 
 
@@ -50,18 +55,19 @@ class Reach:
         return self.sequences(setting) * self.input_tokens
 
 
-def planned_starts(spec: Spec, request: PlanRequest, layouts: Iterable[Layout]) -> list[Setting]:
-    """Return the settings that the plan ranks best first, of these layouts, or without any of all.
+def planned_starts(
+    spec: Spec, request: PlanRequest, layouts: Iterable[Layout]
+) -> tuple[list[Setting], tuple[Phrase, ...]]:
+    """Return the settings that the plan ranks best first, and notes on what is left out.
 
-    What is reported to fail, and what needs a key that the spec does not name, is left out. Raises
-    what `choose` raises.
+    layouts  the only ones; empty: all that can run. Raises what `choose` raises.
     """
-    fixed = list(layouts)
-    plans = [choose(replace(request, layout=one)) for one in fixed] or [choose(request)]
-    ranked = [one for plan in plans for one in plan.candidates]
-    return [
-        _setting(spec, one) for one in ranked if not one.faults and not needs_key(spec.serve, one)
-    ]
+    ranked = _ranked(request, layouts)
+    keyless = any(needs_key(spec.serve, one) for one in ranked)
+    if keyless:
+        ranked = _ranked(replace(request, replicas=1), layouts)
+    notes = (_KEYLESS,) if keyless else ()
+    return [_setting(spec, one) for one in ranked if not one.faults], notes
 
 
 def starts_with(own: Setting | None, others: Iterable[Setting], most: int) -> list[Setting]:
@@ -108,6 +114,11 @@ def steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
     if "graph" in reach.varied and setting.graph is None:
         for graph in _GRAPHS:
             yield replace(setting, graph=graph)
+
+
+def _ranked(request: PlanRequest, layouts: Iterable[Layout]) -> list[Candidate]:
+    plans = [choose(replace(request, layout=one)) for one in layouts] or [choose(request)]
+    return [one for plan in plans for one in plan.candidates]
 
 
 def _token_steps(setting: Setting, reach: Reach) -> Iterator[Setting]:

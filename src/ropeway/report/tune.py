@@ -13,8 +13,9 @@ from ropeway.report.figures import NONE, rate, seconds
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, prose, table
 
-_TITLES = ("setting", ">tokens/s", ">interval", ">rounds", ">start", "why not")
-_OF_GOALS = ">requests/s within goals"
+_TITLES = ("setting", "tokens/s", "interval", "rounds", "start", "why not")
+_OF_GOALS = "requests/s within goals"
+_TEXTS = ("setting", "why not")  # the others are figures
 
 
 def tune_table(tuned: Tuned, language: str = "en") -> RenderableType:
@@ -33,9 +34,11 @@ def tune_table(tuned: Tuned, language: str = "en") -> RenderableType:
 
 def _trials(tuned: Tuned, language: str, *, wide: bool) -> Table:
     goals, best = tuned.conditions.load.goals is not None, tuned.best
-    titles = [_OF_GOALS if goals and title == ">tokens/s" else title for title in _TITLES]
+    titles = list(_TITLES)
+    if goals:
+        titles[1] = _OF_GOALS
     if not wide:
-        titles.remove(">interval")
+        titles.remove("interval")
     grid = table(*(_title(title, language) for title in titles))
     for trial in sorted(tuned.trials, key=lambda one: -one.figure):
         cells = _cells(trial, language)
@@ -47,8 +50,7 @@ def _trials(tuned: Tuned, language: str, *, wide: bool) -> Table:
 
 
 def _title(title: str, language: str) -> str:
-    right = ">" if title.startswith(">") else ""
-    return right + in_language(title.removeprefix(">"), language)
+    return ("" if title in _TEXTS else ">") + in_language(title, language)
 
 
 def _cells(trial: Trial, language: str) -> list[str]:

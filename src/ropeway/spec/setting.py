@@ -1,7 +1,7 @@
 """What `tune` may change of a spec: a `Setting`, read from one and put into one."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ropeway.phrases import Phrase, joined, phrase
@@ -73,17 +73,15 @@ class Setting:
         """Return the edits that put this setting into the file of a spec, with the reason."""
         before, after = (section_of(one, "serve") for one in (spec, self.over(spec)))
         keys = ("max_sequences", "replicas", "memory", "engine_args")
-        changed = [key for key in keys if before[key] != after[key]]
+        changed = [key for key in keys if before.get(key) != after.get(key)]
         return [
             Edit(("serve", "layout"), after["layout"], why, "tune"),
-            *(Edit(("serve", key), after[key], by="tune") for key in changed),
+            *(Edit(("serve", key), after.get(key), by="tune") for key in changed),
         ]
 
     def as_json(self) -> dict[str, object]:
-        """Return plain data, without what is left to the engine."""
-        named = {"layout": str(self.layout), "replicas": self.replicas}
-        rest = ("max_sequences", "batched_tokens", "memory", "graph")
-        return named | {name: value for name in rest if (value := getattr(self, name)) is not None}
+        """Return plain data."""
+        return asdict(replace(self, layout=str(self.layout)))  # type: ignore[arg-type]
 
     @property
     def words(self) -> Phrase:
