@@ -58,13 +58,16 @@ def _cells(trial: Trial, language: str) -> list[str]:
     return [
         in_language(trial.setting.words, language),
         rate(trial.figure) if trial.figure else NONE,
-        phrase("{low} to {high}", low=rate(interval[0]), high=rate(interval[1]))
-        if interval
-        else NONE,
+        _between(interval, language) if interval else NONE,
         str(len(trial.figures)),
         seconds(trial.start_s) if trial.start_s is not None else NONE,
         in_language(one_line(_why_not(trial)), language),
     ]
+
+
+def _between(interval: tuple[float, float], language: str) -> str:
+    low, high = map(rate, interval)
+    return in_language(phrase("{low} to {high}", low=low, high=high), language)
 
 
 def _why_not(trial: Trial) -> str:

@@ -90,7 +90,7 @@ class Setting:
 
     def _limits(self) -> Iterator[Phrase]:
         if self.max_sequences is not None:
-            yield phrase("{n:,} sequences", n=self.max_sequences)
+            yield phrase("{count:,} sequences", count=self.max_sequences)
         if self.batched_tokens is not None:
             yield phrase("{n:,} tokens a step", n=self.batched_tokens)
         if self.memory is not None:
