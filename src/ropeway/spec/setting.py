@@ -90,7 +90,12 @@ class Setting:
 
     def _limits(self) -> Iterator[Phrase]:
         if self.max_sequences is not None:
-            yield phrase("{count:,} sequences", count=self.max_sequences)
+            one = self.max_sequences == 1
+            yield (
+                phrase("one sequence")
+                if one
+                else phrase("{count:,} sequences", count=self.max_sequences)
+            )
         if self.batched_tokens is not None:
             yield phrase("{n:,} tokens a step", n=self.batched_tokens)
         if self.memory is not None:
