@@ -320,6 +320,36 @@ def test_a_long_answer_is_read_while_it_goes_on() -> None:
     assert run.timings[0].output_tokens == pieces + 1
 
 
+def test_what_waits_to_be_read_is_bounded_though_the_server_never_lets_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = threading.Barrier(8)
+
+    def serve(connection: socket.socket, _: int) -> None:
+        for _ in range(20):
+            request(connection)
+            together.wait(10)
+            connection.sendall(answer("yes"))
+
+    waiting = []
+
+    class Watched(Sender):
+        def _wait(self, seconds: float) -> list[tuple[int, int]]:
+            waiting.append((len(self._unread), self._pieces))
+            time.sleep(0.005)  # so that all answer at once
+            return super()._wait(seconds)
+
+    monkeypatch.setitem(globals(), "Sender", Watched)
+    for most in ({"_MOST_UNREAD": 0}, {"_MOST_PIECES": 0}):
+        waiting.clear()
+        with monkeypatch.context() as bounds, listening(serve) as url:
+            for name, value in most.items():
+                bounds.setattr(f"ropeway.bench.sending.sender.{name}", value)
+            assert len(send(url, [Talk("x") for _ in range(160)], clients=8).texts) == 160
+        assert {unread for unread, _ in waiting} == {0}
+        assert waiting[-1][1] == 0, "every piece that came was read"
+
+
 def test_tls_is_spoken_and_the_name_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context, certificate = self_signed(tmp_path, "DNS:localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

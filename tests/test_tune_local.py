@@ -31,7 +31,7 @@ TUNE = (
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A spec of one NPU, and a machine that was calibrated, whatever this one is."""
     root = default_root(os.environ)
-    ensure("tiny-qwen3-moe", root, host=LocalHost())
+    ensure("tiny-qwen3-moe", root, host=LocalHost(), on_step=lambda _: None)
     cache = tmp_path / "cache"
     (cache / "ropeway").mkdir(parents=True)
     (cache / "ropeway/models").symlink_to(root)

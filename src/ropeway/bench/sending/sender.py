@@ -34,8 +34,9 @@ Ended = Literal["complete", "interrupted", "time limit"]
 # Talks that are made ahead, so that none has to be made when it is due.
 _AHEAD = 256
 _LOOK_NS = 250_000_000
-# Flights that may wait to be read before they are read in the middle of other work.
-_MOST_UNREAD = 2048
+# What may wait to be read, before it is read in the middle of other work: flights that have ended,
+# and pieces of all flights, of which each takes about 400 bytes.
+_MOST_UNREAD, _MOST_PIECES = 2048, 100_000
 # A piece that the kernel seems to have had for longer came while the clock was set.
 _MOST_LATE_NS = 10_000_000_000
 _SECOND = 1_000_000_000
@@ -75,6 +76,7 @@ class Sender:
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._unread: deque[Flight] = deque()
+        self._pieces = 0
         self._ahead: deque[Talk] = deque()
         self._looked = 0
         self._closes: int | None = None
@@ -158,7 +160,11 @@ class Sender:
                 connection = self._connections.get(number)
                 if connection is not None:
                     self._serve(connection, mask, offset)
-            if self._unread and (not events or len(self._unread) > _MOST_UNREAD):
+            while len(self._unread) > _MOST_UNREAD or (
+                self._unread and self._pieces > _MOST_PIECES
+            ):
+                self._read_next()
+            if self._unread and not events:
                 self._read_next()
             elif not events and idle:
                 more = self._fill(talks, 1)
@@ -297,6 +303,7 @@ class Sender:
         if late > flight.late:
             flight.late = late
         flight.pieces.append((arrived, data))
+        self._pieces += 1
         flight.heard = arrived
         try:
             if flight.response.take(data):
@@ -355,8 +362,7 @@ class Sender:
         flight.ended = at
         self.in_flight -= 1
         if flight.talk.more and flight.whole:
-            flight.unread = False
-            answer = self._read_flight(flight)
+            answer = self._parse(flight)
             over = self._closes is not None and at >= self._closes
             if flight.whole and not over:  # what was read may be no answer
                 self._ask(flight.talk, answer, at, at)
@@ -419,8 +425,12 @@ class Sender:
     def _read_next(self) -> None:
         flight = self._unread.popleft()
         if flight.unread:
-            flight.unread = False
-            self._read_flight(flight)
+            self._parse(flight)
+
+    def _parse(self, flight: Flight) -> str:
+        flight.unread = False
+        self._pieces -= len(flight.pieces)
+        return self._read_flight(flight)
 
 
 def no_way(endpoint: Endpoint, error: OSError) -> RequestFailed:
