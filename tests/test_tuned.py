@@ -123,6 +123,7 @@ def test_the_document_is_as_described():
         (["--local", "--rounds", "2"], "between 3"),
         (["--local", "--vary", "colour"], "colour"),
         (["--local", "--slo", "ttft=2"], "say the unit"),
+        (["--local", "--rate", "4"], "`--slo`"),
         (["-c", "absent.yaml"], "absent.yaml"),
     ],
 )

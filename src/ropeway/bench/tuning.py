@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from ropeway.bench.load_test import LoadTest
 from ropeway.bench.rounds import Round
 from ropeway.bench.versus import (
     FEWEST_ROUNDS,
@@ -26,6 +27,8 @@ from ropeway.bench.versus import (
     judge,
     shared_level,
 )
+from ropeway.errors import Refused
+from ropeway.phrases import phrase
 from ropeway.spec.setting import Setting
 
 GAIN = 0.01
@@ -85,6 +88,15 @@ class Trial:
         setting = Setting.from_json(data["setting"])
         figures = tuple(map(float, data["figures"]))
         return cls(**{**data, "setting": setting, "rounds": rounds, "figures": figures})
+
+
+def check_tells_apart(load: LoadTest) -> None:
+    """Raise Refused where every setting that keeps up would have the same figure."""
+    if load.rate is not None and load.goals is None:
+        raise Refused(
+            phrase("at a rate of requests every setting that keeps up has the same throughput"),
+            hint=phrase("name goals with `--slo`, or leave `--rate` out"),
+        )
 
 
 def next_setting(

@@ -16,7 +16,7 @@ from ropeway.bench.served import Rounds
 from ropeway.bench.sides import load_over
 from ropeway.bench.trials import Ended, Trials
 from ropeway.bench.tuned import Tuned
-from ropeway.bench.tuning import next_setting
+from ropeway.bench.tuning import check_tells_apart, next_setting
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import SpecFlags, read_spec
 from ropeway.cli.completion import one_of
@@ -116,6 +116,7 @@ def tune(
         )
     base = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
     load = replace(load_over(LoadTest(**base.workload.model_dump()), given), goals=goals)
+    check_tells_apart(load)
     named = tuple(map(Layout.parse, layouts))
     searched = Searched(_under(base, load), named, most, varied)
     with interruptible():
