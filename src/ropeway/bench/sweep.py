@@ -24,6 +24,9 @@ from ropeway.errors import RopewayError
 
 RESULT = "sweep.json"
 
+Steps = Ladder | HighestRate
+"""What decides the steps of a sweep: loads that are given, or a search for one."""
+
 
 class Shown(Protocol):
     """A measurement that is shown while it runs."""
@@ -44,10 +47,8 @@ class Way:
     means: Means | None = None
 
 
-def run_sweep(
-    way: Way, course: Ladder | HighestRate, folder: Path
-) -> tuple[Sweep, RopewayError | None]:
-    """Measure what the course says, step by step; return what was measured, and what ended it.
+def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError | None]:
+    """Measure step by step; return what was measured, and what ended it.
 
     Raises the error of the first measurement, and Refused when the folder cannot be written or
     holds results already.
@@ -56,7 +57,7 @@ def run_sweep(
     rungs: list[Rung] = []
     ended: Ended = "complete"
     failure: RopewayError | None = None
-    while ended == "complete" and (step := course.next(way.conditions.load, rungs)) is not None:
+    while ended == "complete" and (step := steps.next(way.conditions.load, rungs)) is not None:
         if way.stopped():
             ended = "interrupted"
             break
@@ -76,10 +77,10 @@ def run_sweep(
         elif failure is not None:
             ended = "not recorded"
         try:
-            write_sweep(folder, way.conditions, _summed_up(course, rungs, ended))
+            write_sweep(folder, way.conditions, _summed_up(steps, rungs, ended))
         except RopewayError as error:
             ended, failure = "not recorded", failure or error
-    sweep = _summed_up(course, rungs, ended)
+    sweep = _summed_up(steps, rungs, ended)
     if rungs and ended != "not recorded":
         write_sweep(folder, way.conditions, sweep)
     return sweep, failure
@@ -113,10 +114,10 @@ def _measure(way: Way, step: Step, folder: Path) -> Measurement:
     return measured
 
 
-def _summed_up(course: Ladder | HighestRate, rungs: Sequence[Rung], ended: Ended) -> Sweep:
-    if isinstance(course, HighestRate):
-        return Sweep("rate", tuple(rungs), ended, found=course.found(rungs))
-    return Sweep(course.by, tuple(rungs), ended, knee=knee(rungs, course.by))
+def _summed_up(steps: Steps, rungs: Sequence[Rung], ended: Ended) -> Sweep:
+    if isinstance(steps, HighestRate):
+        return Sweep("rate", tuple(rungs), ended, found=steps.found(rungs))
+    return Sweep(steps.by, tuple(rungs), ended, knee=knee(rungs, steps.by))
 
 
 def _claim(folder: Path) -> bool:

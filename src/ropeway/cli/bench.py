@@ -20,7 +20,7 @@ from ropeway.bench.record import new_run_dir
 from ropeway.bench.run import prepare, stopped_by_interrupt
 from ropeway.bench.samples import read_samples
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.bench_sweep import PAGE, SHARE, measure_several, several_of, write_load_page
+from ropeway.cli.bench_sweep import PAGE, SHARE, measure_sweep, steps_of, write_load_page
 from ropeway.cli.beside import beside_options
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
@@ -117,7 +117,7 @@ def bench(
       ropeway bench --clients 1,8,64,256
       ropeway bench --find-max --slo ttft=2s,tpot=50ms
     """
-    several = several_of(load, ladder, find_max=find_max, share=slo_share)
+    steps = steps_of(load, ladder, find_max=find_max, share=slo_share)
     served, recipe = asyncio.run(prepare(endpoint, model, load))
     tell_rehearsal([served], endpoint, screen)
     conditions = Conditions(
@@ -132,8 +132,8 @@ def bench(
     means = Means(processes, beside, _calibrated(load, ladder, processes, calibration, screen))
     folder = out or new_run_dir(Path("runs"), "bench", datetime.now(UTC))
     current_call().folder = folder
-    if several is not None:
-        measure_several(screen, endpoint, conditions, recipe, several, folder=folder, means=means)
+    if steps is not None:
+        measure_sweep(screen, endpoint, conditions, recipe, steps, folder=folder, means=means)
     _end(screen, _measure(endpoint, conditions, recipe, folder, means, screen))
 
 

@@ -15,7 +15,7 @@ from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import recorded
 from ropeway.bench.run import Progress, stopped_by_interrupt
 from ropeway.bench.rungs import Sweep
-from ropeway.bench.sweep import Way, document, run_sweep
+from ropeway.bench.sweep import Steps, Way, document, run_sweep
 from ropeway.cli.endpoint import is_typed
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
@@ -38,10 +38,13 @@ def write_load_page(path: Path, report: LoadReport, language: str) -> None:
         path.write_bytes(render_html(report, language).encode(errors="backslashreplace"))
 
 
-def several_of(
+def steps_of(
     load: LoadTest, ladder: Ladder | None, *, find_max: bool, share: float | None
-) -> Ladder | HighestRate | None:
-    """Return what is to be measured; None: one load. Raises Refused where flags contradict."""
+) -> Steps | None:
+    """Return what decides the steps; None: there is one load only.
+
+    Raises Refused where flags contradict each other.
+    """
     if not find_max:
         if share is not None:
             raise Refused(
@@ -66,12 +69,12 @@ def several_of(
     return HighestRate(share or SHARE, load.requests if is_typed("requests") else None)
 
 
-def measure_several(
+def measure_sweep(
     screen: Screen,
     endpoint: Endpoint,
     conditions: Conditions,
     recipe: Recipe,
-    several: Ladder | HighestRate,
+    steps: Steps,
     *,
     folder: Path,
     means: Means,
@@ -85,7 +88,7 @@ def measure_several(
 
     with stopped_by_interrupt() as stopped:
         way = Way(endpoint, conditions, recipe, show, stopped, means)
-        sweep, failure = run_sweep(way, several, folder)
+        sweep, failure = run_sweep(way, steps, folder)
     _report(screen, conditions, sweep, folder)
     if failure is not None:
         raise failure
