@@ -21,6 +21,7 @@ from ropeway.bench.record import RunWriter, new_run_dir, read_timings, timings_o
 from ropeway.bench.run import BenchResult, Progress, run_bench, stopped_by_interrupt
 from ropeway.bench.sending.worker import row_of
 from ropeway.bench.stats import quantile, summarise
+from ropeway.bench.workloads.choose import workload_of
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerAway, ServerFailed
 from ropeway.endpoint.stream import Failure, Timing
@@ -46,6 +47,12 @@ CLOSED = CONDITIONS.load
 def prompts(count: int, words: int = 16, seed: str = "0") -> list[str]:
     recipe = Recipe(words, words, WORDS, WORDS, exact=False)
     return list(random_prompts(recipe, count, seed))
+
+
+def sent_by(load: LoadTest, *, warm_up: bool = False) -> list[str]:
+    """Return the prompts of a load, or of its warm-up, as they are made where they are sent."""
+    talks = workload_of("fake", load, RECIPE, warm_up=warm_up).talks(0, 1)
+    return [json.loads(talk.question(""))["messages"][0]["content"] for talk in talks]
 
 
 def load_test(requests: int, clients: int, **options: Any) -> LoadTest:
@@ -188,8 +195,8 @@ def test_a_request_is_what_the_load_test_says_and_the_warm_up_is_not_counted() -
     load = load_test(3, 2, warmup=2, temperature=0.5)
     run = measure(Behaviour(ttft_s=0, tpot_s=0), load)
     sent = [body["messages"][0]["content"] for body in run.fake.requests]
-    assert sorted(sent[:2]) == sorted(load.warmup_prompts(RECIPE))
-    assert sorted(sent[2:]) == sorted(load.counted_prompts(RECIPE))
+    assert sorted(sent[:2]) == sorted(sent_by(load, warm_up=True))
+    assert sorted(sent[2:]) == sorted(sent_by(load))
     assert len(run.timings) == 3
     body = run.fake.requests[-1]
     assert (body["ignore_eos"], body["max_tokens"], body["temperature"]) == (True, 8, 0.5)
@@ -197,8 +204,8 @@ def test_a_request_is_what_the_load_test_says_and_the_warm_up_is_not_counted() -
 
 def test_no_seed_counts_a_prompt_that_another_one_warms_up_with() -> None:
     tests = [load_test(50, 1, seed=seed, warmup=50) for seed in range(-1, 3)]
-    warm = {prompt for test in tests for prompt in test.warmup_prompts(RECIPE)}
-    counted = {prompt for test in tests for prompt in test.counted_prompts(RECIPE)}
+    warm = {prompt for test in tests for prompt in sent_by(test, warm_up=True)}
+    counted = {prompt for test in tests for prompt in sent_by(test)}
     assert len(warm) == len(counted) == 200
     assert not warm & counted
 

@@ -93,6 +93,17 @@ def test_one_server_that_is_named_twice_gets_no_prompt_twice(
     assert len(set(prompts(fake))) == 10
 
 
+def test_a_name_that_is_no_text_is_written_out_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(FAST) as fake:
+        names = ("--name", "odd \udcff", "--name", "even")
+        args = (*("--url", fake.url) * 2, *names, *SMALL, "--rounds", "1", "--out", "out")
+        assert exit_code(["compare", *args]) == 0, capsys.readouterr().err
+    assert r"odd \udcff" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_request_that_fails_leaves_no_verdict_and_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

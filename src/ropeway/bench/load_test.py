@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from ropeway import __version__
 from ropeway.bench.arrivals import arrivals, parse_arrivals
 from ropeway.bench.goals import Goals
-from ropeway.bench.prompts import Recipe, random_prompts
+from ropeway.bench.prompts import Recipe
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.units import counted, format_seconds
@@ -121,19 +121,11 @@ class LoadTest:
             tokens = round(_mean(least, most, recipe.overhead + 1))
         return replace(self, input_tokens=tokens, prompts=self._told(recipe))
 
-    def counted_prompts(self, recipe: Recipe) -> Iterator[str]:
-        """Return the prompts that are measured, of a load without anything on top."""
-        return random_prompts(recipe, self.requests, self.lot())
-
-    def warmup_prompts(self, recipe: Recipe) -> Iterator[str]:
-        """Return the prompts that are sent first, likewise.
-
-        No test of any seed counts one of them: the engine's prefix cache would know it already.
-        """
-        return random_prompts(recipe, self.warmup, self.lot(warm_up=True))
-
     def lot(self, *, warm_up: bool = False) -> str:
-        """Return the name by which chance makes these prompts and no others."""
+        """Return the name by which chance makes these prompts and no others.
+
+        No test of any seed counts a prompt of a warm-up: the engine's prefix cache would know it.
+        """
         name = f"{self.seed} {self.fresh}" if self.fresh else str(self.seed)
         return f"{name} warm-up" if warm_up else name
 

@@ -7,7 +7,6 @@ NPUs. Times are seconds from the start of the measurement.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -15,7 +14,6 @@ from ropeway.endpoint.metrics import Histogram, Reading
 
 SERVER, NPUS = "server.jsonl", "npus.jsonl"
 
-_Line = TypeVar("_Line")
 # A Phrase is written as the text that it is.
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
 
@@ -98,15 +96,7 @@ def read_samples(folder: Path) -> Iterator[Sample]:
 
     Raises ValueError for a line that is none.
     """
-    yield from _lines(folder / SERVER, msgspec.json.Decoder(Sample))
-
-
-def read_npu_samples(folder: Path) -> Iterator[NpuSample]:
-    """Yield what the hosts said; see `read_samples`."""
-    yield from _lines(folder / NPUS, msgspec.json.Decoder(NpuSample))
-
-
-def _lines(path: Path, decoder: msgspec.json.Decoder[_Line]) -> Iterator[_Line]:
+    path = folder / SERVER
     if path.exists():
         with path.open("rb") as lines:
-            yield from map(decoder.decode, lines)
+            yield from map(msgspec.json.Decoder(Sample).decode, lines)

@@ -20,10 +20,11 @@ from ropeway.bench.record import new_run_dir
 from ropeway.bench.run import prepare, stopped_by_interrupt
 from ropeway.bench.samples import read_samples
 from ropeway.checkpoints.fetch import default_root
-from ropeway.cli.bench_sweep import PAGE, SHARE, measure_sweep, steps_of, write_load_page
+from ropeway.cli.bench_sweep import SHARE, measure_sweep, steps_of
 from ropeway.cli.beside import beside_options
 from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
+from ropeway.cli.files import write_report
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
@@ -33,7 +34,7 @@ from ropeway.plan.candidate import Expectation
 from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
 from ropeway.report.bench import bench_record, bench_table, failed_words, failure_words
-from ropeway.report.bench_page import LoadReport
+from ropeway.report.bench_page import LoadReport, render_html
 from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
 from ropeway.report.server_state import server_lines
@@ -210,18 +211,17 @@ def _report(screen: Screen, measured: Measurement) -> RopewayError | None:
         for line in server_lines(figures.server):
             screen.answer(in_language(line, screen.language))
     planned = _expected(conditions.load, screen)
-    page, failure = folder / PAGE, measured.failure
-    written = True
+    page, failure = None, measured.failure
     try:
-        _write_page(page, measured, planned, screen.language)
+        page = write_report(folder, _page(measured, planned, screen.language))
     except RopewayError as error:
-        written, failure = False, failure or error
+        failure = failure or error
     record = bench_record(
         figures,
         conditions,
         folder=str(folder),
         planned=planned,
-        page=str(page) if written else None,
+        page=str(page) if page else None,
         language=screen.language,
     )
     screen.answer(record)
@@ -246,10 +246,7 @@ def _report(screen: Screen, measured: Measurement) -> RopewayError | None:
     return failure
 
 
-def _write_page(
-    path: Path, measured: Measurement, planned: Expectation | None, language: str
-) -> None:
-    """Write the report. Raises RopewayError."""
+def _page(measured: Measurement, planned: Expectation | None, language: str) -> str:
     report = LoadReport(
         conditions=measured.conditions,
         command=command_to_repeat(click.get_current_context()),
@@ -259,7 +256,7 @@ def _write_page(
         samples=list(read_samples(measured.folder)),
         causes=measured.figures.server.causes if measured.figures.server else (),
     )
-    write_load_page(path, report, language)
+    return render_html(report, language)
 
 
 def _expected(load: LoadTest, screen: Screen) -> Expectation | None:

@@ -12,11 +12,11 @@ from ropeway.bench.ladder import Ladder, Step
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.measure import Means, Measurement
 from ropeway.bench.prompts import Recipe
-from ropeway.bench.record import recorded
 from ropeway.bench.run import Progress, stopped_by_interrupt
 from ropeway.bench.rungs import Sweep
 from ropeway.bench.sweep import Steps, Way, document, run_sweep
 from ropeway.cli.endpoint import is_typed
+from ropeway.cli.files import write_report
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import EndpointError, Exit, Refused
@@ -28,14 +28,6 @@ from ropeway.report.progress import Step as Line
 from ropeway.report.sweep import sweep_record, sweep_table
 
 SHARE = 0.99
-PAGE = "report.html"
-"""Of a load test, in its folder."""
-
-
-def write_load_page(path: Path, report: LoadReport, language: str) -> None:
-    """Write the page of a load test. Raises RopewayError."""
-    with recorded(path):
-        path.write_bytes(render_html(report, language).encode(errors="backslashreplace"))
 
 
 def steps_of(
@@ -137,8 +129,7 @@ def _report(screen: Screen, conditions: Conditions, sweep: Sweep, folder: Path) 
         screen.answer(f"ended     early: {sweep.ended}")
     screen.answer(sweep_table(sweep, conditions, screen.language))
     if sweep.rungs:
-        page = folder / PAGE
-        write_load_page(page, _page_of(conditions, sweep), screen.language)
+        page = write_report(folder, render_html(_page_of(conditions, sweep), screen.language))
         screen.answer(phrase("page: {file}", file=page))
     screen.answer(sweep_record(sweep, str(folder), screen.language))
     screen.result(document(conditions, sweep, folder))

@@ -11,6 +11,7 @@ from ropeway.bench.load_test import LoadTest
 from ropeway.bench.record import recorded
 from ropeway.bench.served import Rounds, Served
 from ropeway.cli.bringup import StartContext, bring_up, deployment_for
+from ropeway.cli.files import write_report
 from ropeway.endpoint.address import Endpoint
 from ropeway.engines.vllm_cpu import CpuReplica
 from ropeway.hosts.interrupts import uninterrupted
@@ -99,9 +100,7 @@ def report(
         with suppress(OSError):  # not empty: there are logs
             run.folder.rmdir()
         return
-    page = run.folder / "report.html"
-    with recorded(run.folder):
-        page.write_text(render_html(comparison, run.timings), encoding="utf-8")
+    page = write_report(run.folder, render_html(comparison, run.timings))
     screen.answer(compare_table(comparison))
     screen.answer(f"\nreport: {page}")
     screen.result({**comparison_to_data(comparison), "folder": str(run.folder)})

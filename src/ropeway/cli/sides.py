@@ -18,7 +18,7 @@ from ropeway.bench.run import prepare, stopped_by_interrupt
 from ropeway.bench.sides import Ended, Side, SideComparison, check_alike, load_over, side_names
 from ropeway.bench.turns import Contender, Turns
 from ropeway.cli.endpoint import key_of, tell_rehearsal
-from ropeway.cli.files import run_folder
+from ropeway.cli.files import run_folder, write_report
 from ropeway.endpoint.address import Endpoint, normalise_url
 from ropeway.errors import RopewayError
 from ropeway.outside import is_there
@@ -102,10 +102,9 @@ def report_sides(compared: Compared, screen: Screen, command: str) -> None:
             for folder in (*compared.folder.iterdir(), compared.folder):
                 folder.rmdir()
         return
-    page = compared.folder / "report.html"
     with recorded(compared.folder):
         write_json(compared.folder / _COMPARISON, comparison.as_json())
-        page.write_text(render_sides(comparison), encoding="utf-8")
+    page = write_report(compared.folder, render_sides(comparison))
     screen.answer(sides_table(comparison))
     screen.answer(f"\nreport: {page}")
     screen.result({**comparison.as_json(), "folder": str(compared.folder)})

@@ -2,7 +2,11 @@
 
 import json
 
+LONGEST_REFUSAL = 2**16
+"""Bytes that are kept of an answer in which a server may say what went wrong."""
+
 LONGEST_WORDS = 400
+"""Characters that are shown of it."""
 
 
 def server_words(body: object) -> str:

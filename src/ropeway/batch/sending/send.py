@@ -16,7 +16,6 @@ from ropeway.batch.sending.bodies import streamed, whole
 from ropeway.batch.sending.health import Health, Sign, kept_alive
 from ropeway.batch.sending.verdict import (
     LONGEST_ANSWER,
-    LONGEST_REFUSAL,
     NO_ANSWER,
     Answer,
     Verdict,
@@ -26,6 +25,7 @@ from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import explain, open_session
 from ropeway.endpoint.metrics import LONGEST_METRICS, read_metrics
 from ropeway.endpoint.request import CONNECT_S
+from ropeway.endpoint.words import LONGEST_REFUSAL
 from ropeway.errors import RopewayError, reason_of
 from ropeway.phrases import Phrase, phrase
 from ropeway.spec.secret_values import data_without

@@ -12,14 +12,13 @@ from typing import Any
 import msgspec
 
 from ropeway.batch.rows import Outcome, Result, Row, error_object, error_result
-from ropeway.endpoint.words import server_words
+from ropeway.endpoint.words import LONGEST_REFUSAL, server_words
 from ropeway.outside import parse_json
 from ropeway.phrases import phrase
 from ropeway.units import format_bytes
 
 # Embeddings of a full request and log probabilities of a long answer take some tens of megabytes.
 LONGEST_ANSWER = 64 * 2**20
-LONGEST_REFUSAL = 2**16
 _MOST_PAUSE_S = 600.0
 # What a server says of us (wrong key, wrong address, no credit), or of a model that it has not.
 _NOT_OF_THE_ROW = {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407}

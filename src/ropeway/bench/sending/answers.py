@@ -9,7 +9,7 @@ from ropeway.endpoint.failures import RequestFailed, broke, not_openai, nothing_
 from ropeway.endpoint.follower import Follower, check_plain, no_stream, refusal, too_long
 from ropeway.endpoint.request import LONGEST_DOCUMENT
 from ropeway.endpoint.stream import Failure, Stopwatch, Timing
-from ropeway.endpoint.words import LONGEST_WORDS, server_words
+from ropeway.endpoint.words import LONGEST_REFUSAL, LONGEST_WORDS, server_words
 from ropeway.outside import parse_json
 from ropeway.spec.secret_values import text_without
 
@@ -17,7 +17,6 @@ UNFINISHED = "unfinished"
 """The failure kind of a request that we cancelled, at Ctrl-C or the time limit."""
 
 _SECOND = 1_000_000_000
-_LONGEST_REFUSAL = 2**16
 
 
 class AnswerReader:
@@ -88,7 +87,7 @@ class AnswerReader:
         if self._follower is None and self._flight.response.status == 200 and self._streams():
             self._follower = Follower(self._endpoint, self._watch)
         if self._follower is None:
-            self._refusal = (self._refusal + part)[:_LONGEST_REFUSAL]
+            self._refusal = (self._refusal + part)[:LONGEST_REFUSAL]
             self._size += len(part)
             if self._size > LONGEST_DOCUMENT:
                 raise too_long(self._endpoint)
