@@ -186,6 +186,8 @@ def test_what_is_typed_goes_before_what_the_spec_says_of_the_same(
     assert (traced["load"]["rate"], traced["load"]["requests"]) == (None, 2)
     timed, _ = bench(*spec, "--rate", "50", "--duration", "0.3", "--out", "timed")
     assert (timed["load"]["rate"], timed["load"]["requests"]) == (50, 0)
+    few, _ = bench(*spec, "--rate", "200", "--out", "few")
+    assert few["load"]["requests"] == 2 * 4, "of the clients that were typed"
 
 
 # Prompts of the user's own
@@ -266,6 +268,15 @@ def test_rows_are_repeated_only_when_there_are_too_few_and_it_is_said(
     assert max(sent.count(text) for text in sent) == 2, "12 requests of 6 rows"
     assert min(sent.count(text) for text in sent) == 2
     assert "each is sent 2.0 times" in document["load"]["prompts"]
+
+
+def test_the_next_load_of_a_row_goes_on_in_the_file_whatever_their_sizes(
+    bench: Run, tmp_path: Path
+) -> None:
+    write(tmp_path / "p.jsonl", [{"prompt": f"p{n}"} for n in range(120)])
+    document, fake = bench("--prompts", "p.jsonl", "--clients", "6,1")
+    sent = contents(fake)
+    assert len(sent) == len(set(sent)) == sum(one["load"]["requests"] for one in document["rungs"])
 
 
 def test_the_answers_of_conversations_are_as_long_as_in_the_file(

@@ -88,7 +88,7 @@ def test_the_results_are_written_with_the_conditions_they_share(tmp_path: Path) 
 
 def test_each_layout_is_measured_in_rounds_of_new_prompts_that_all_share(tmp_path: Path) -> None:
     cluster, run = Cluster(), comparison(tmp_path)
-    run.rounds = 3
+    run.sent.rounds = 3
     for layout in (SINGLE, PAIR):
         result = run.measure(layout, cluster.serve)
         assert [one.output_tokens for one in result.rounds] == [4, 4, 4]
@@ -126,7 +126,7 @@ class Interrupted(Screen):
 
 def test_ctrl_c_keeps_the_whole_rounds_of_a_layout(tmp_path: Path) -> None:
     cluster, run = Cluster(), comparison(tmp_path)
-    run.rounds = 3
+    run.sent.rounds = 3
     run.sent.screen = Interrupted(quiet=True, stdout=StringIO(), stderr=StringIO())
     with pytest.raises(KeyboardInterrupt):
         run.measure(SINGLE, cluster.serve)

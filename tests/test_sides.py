@@ -21,7 +21,7 @@ from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.prompts import WORDS, Recipe
 from ropeway.bench.recorded_run import read_conditions, side_of_run
 from ropeway.bench.rounds import Round
-from ropeway.bench.sides import Side, SideComparison, check_alike, load_over, side_names
+from ropeway.bench.sides import Side, SideComparison, check_alike, side_names
 from ropeway.bench.turns import Contender, Turns, order
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.address import Endpoint
@@ -368,12 +368,6 @@ def test_loads_are_alike_when_only_what_may_differs(change: dict[str, Any], alik
             check_alike("a", load, "b", replace(load, **change))
 
 
-def test_clients_that_are_typed_bring_their_requests() -> None:
-    assert load_over(LOAD, {"clients": 8}).requests == 16
-    assert load_over(LOAD, {"clients": 8, "requests": 9}).requests == 9
-    assert load_over(LOAD, {"seed": 1}).requests == LOAD.requests
-
-
 def test_urls_are_names_where_there_are_no_others() -> None:
     assert side_names(["x", "y"], [], []) == ["x", "y"]
     assert side_names(["x", "x"], [], []) == ["x (1)", "x (2)"]
@@ -422,7 +416,7 @@ def test_the_table_says_the_verdict_of_each_figure_and_fits() -> None:
 def test_at_a_rate_the_headline_is_the_time_to_the_end() -> None:
     given = compared(side("one", 100.0), side("two", 50.0), load=replace(LOAD, rate=2.0))
     assert given.headline[0].figure == "e2e_s"
-    assert "2 requests a second" in shown(given)
+    assert "2.00 requests a second (Poisson)" in shown(given)
 
 
 def test_what_makes_figures_unlike_is_noted() -> None:

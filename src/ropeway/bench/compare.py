@@ -37,14 +37,12 @@ class ComparisonRun:
 
     sent              the load
     hosts_of          the number of hosts that a layout takes
-    rounds            loads that each layout gets while it is up, each with prompts of its own
     results, timings  of the layouts so far; the timings by layout, of those that were measured
     """
 
     sent: Rounds
     hosts_of: Callable[[Layout], int]
     folder: Path
-    rounds: int = 1
     results: list[LayoutResult] = field(default_factory=list)
     timings: dict[str, Sequence[Timing]] = field(default_factory=dict)
 
@@ -95,7 +93,7 @@ class ComparisonRun:
             baseline=str(baseline) if baseline else None,
             command=shlex.join(command),
             ropeway=conditions.ropeway,
-            notes=(*NOTES, how_judged(self.rounds, turns=False)),
+            notes=(*NOTES, how_judged(self.sent.rounds, turns=False)),
         ).with_answers_compared()
         with recorded(self.folder):
             write_json(self.folder / "comparison.json", comparison_to_data(comparison))
@@ -105,8 +103,8 @@ class ComparisonRun:
         self, served: Served, layout: Layout, folder: Path, measured: list[Round]
     ) -> None:
         """Add each round to `measured` when it has ended."""
-        for number in range(self.rounds):
-            own = folder / f"round-{number + 1}" if self.rounds > 1 else folder
+        for number in range(self.sent.rounds):
+            own = folder / f"round-{number + 1}" if self.sent.rounds > 1 else folder
             measured.append(self.sent.send(served, str(layout), number, own))
 
     def _measured(self, result: LayoutResult, answer: str, rounds: Sequence[Round]) -> LayoutResult:

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -35,9 +35,11 @@ class LoadTest:
     time_limit_s   stop after this many seconds, warm-up not included
     prompts        what the prompts are, for people
     fresh          of several measurements with the same seed each has another number here, and so
-                   other prompts: the engine's prefix cache knows those of the ones before
+                   other prompts: the engine's prefix cache knows those of the ones before. Rows of
+                   the user's own files are taken in turn, as many for each number as one sends
     input_range, output_range
-                   the least and the most tokens, of which each is as likely; None: all the same
+                   the least and the most tokens, of which each is as likely; None: all the same.
+                   With `files`: of the answers to rows that have no limit of their own
     prefixes       shared beginnings, of which each prompt has one; 0: none is shared
     prefix_tokens  of each of them
     turns          questions of a conversation, which is sent whole with each of them; requests are
@@ -101,19 +103,22 @@ class LoadTest:
         follows_trace = self.is_open and self.rate is None
         return not (self.prefixes or self.images or self.turns > 1 or follows_trace)
 
-    def with_recipe(self, recipe: Recipe) -> "LoadTest":
-        """Return this test with the length that prompts of the recipe really have."""
+    def with_recipe(self, recipe: Recipe, measurements: int | None = None) -> "LoadTest":
+        """Return this test with the length that prompts of the recipe really have.
+
+        measurements  that go through the files one after another, of which it says how often rows
+                      are sent; by default this one and all that `fresh` counts before it
+        """
         if recipe.own is not None:
-            own = recipe.own
+            own, count = recipe.own, measurements or self.fresh + 1
             return replace(
                 self,
                 input_tokens=own.input_tokens,
                 output_tokens=own.output_tokens,
+                output_range=self.output_range or (self.output_tokens, self.output_tokens),
                 files=own.files,
                 files_sha256=own.digests,
-                prompts=own.told(
-                    (self.fresh + 1) * (self.warmup + self.requests) if self.requests else 0
-                ),
+                prompts=own.told(self.warmup + self.requests if self.requests else None, count),
             )
         tokens = recipe.tokens
         if self.input_range is not None:
@@ -215,6 +220,21 @@ class LoadTest:
                 )
             )
         return joined(parts)
+
+
+def going_on(load: LoadTest, before: Sequence[LoadTest]) -> LoadTest:
+    """Return a load that goes on in its files where those before have ended.
+
+    Loads that are not of these files, in the order of this seed, do not count. Where nobody knows
+    how many requests a load sends, it begins with another order of all rows.
+    """
+    same = [one for one in before if (one.files, one.seed) == (load.files, load.seed)]
+    if not load.files or not same:
+        return load
+    if not load.requests:
+        return replace(load, fresh=max(load.fresh, *(one.fresh + 1 for one in same)))
+    sent = max((one.fresh + 1) * (one.warmup + one.requests) for one in same)
+    return replace(load, fresh=-(-sent // (load.warmup + load.requests)))
 
 
 @dataclass(frozen=True, kw_only=True)

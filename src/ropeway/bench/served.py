@@ -32,6 +32,7 @@ class Served:
 class Rounds:
     """Sends the same load again and again, with prompts of its own each time.
 
+    rounds      that a server gets at most
     recipe      of the prompts, made when the first server answers
     conditions  of the first round
     """
@@ -40,6 +41,7 @@ class Rounds:
     engine: str
     hardware: str
     screen: Screen
+    rounds: int = 1
     recipe: Recipe | None = None
     conditions: Conditions | None = None
 
@@ -59,14 +61,14 @@ class Rounds:
         if self.recipe is None:
             _, self.recipe = asyncio.run(prepare(endpoint, served.model, self.load, answers=True))
         conditions = Conditions(
-            load=load.with_recipe(self.recipe),
+            load=load.with_recipe(self.recipe, self.rounds),
             url=endpoint.url,
             model=served.model,
             layout=layout,
             engine=self.engine,
             hardware=self.hardware,
         )
-        name = f"{counted(load.requests, 'request')} from {counted(load.clients, 'client')}"
+        name = f"{load.amount} from {counted(load.clients, 'client')}"
         with self.screen.step(name) as step:
             measured = measure(
                 endpoint,

@@ -1,8 +1,8 @@
 """Endpoints, and recorded runs of endpoints, compared: the data of `compare --url`."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
 from ropeway.bench.load_test import NOT_STATED, Conditions, LoadTest
 from ropeway.bench.rounds import (
@@ -18,7 +18,6 @@ from ropeway.bench.rounds import (
 from ropeway.bench.versus import LEVEL
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, phrase
-from ropeway.spec.model import REQUESTS_PER_CLIENT
 
 Ended = Literal["complete", "interrupted", "failed"]
 
@@ -51,7 +50,8 @@ class Side:
 class SideComparison:
     """All that was compared under one load.
 
-    load    of each round; where not in turns, of each run that was cut into rounds
+    load    of each round; where not in turns, of each run that was cut into rounds, the last of
+            them where its number of requests or the like differs
     rounds  of each side, as was decided before the first
     turns   the n-th rounds of all were measured one right after the other
     ended   early, if so: `failed` when an endpoint did
@@ -114,7 +114,11 @@ class SideComparison:
         if self.turns:
             yield how_judged(self.rounds, turns=True)
             if len({side.conditions.url for side in self.sides}) == len(self.sides):
-                yield phrase("All got the same new prompts in a round.")
+                yield (
+                    phrase("All got the same prompts in a round.")
+                    if self.load.files
+                    else phrase("All got the same new prompts in a round.")
+                )
         else:
             yield how_judged(max(len(side.rounds) for side in self.sides), turns=False)
             yield phrase("Rounds are pieces of the steady part of one run each.")
@@ -137,13 +141,6 @@ class SideComparison:
                         first=first.name,
                         second=other.name,
                     )
-
-
-def load_over(base: LoadTest, given: Mapping[str, Any]) -> LoadTest:
-    """Return the load with what was typed in place of its own; two requests for each client."""
-    if "clients" in given and "requests" not in given:
-        given = {**given, "requests": REQUESTS_PER_CLIENT * given["clients"]}
-    return replace(base, **given)
 
 
 def side_names(urls: Sequence[str], names: Sequence[str], runs: Sequence[str]) -> list[str]:
@@ -181,6 +178,9 @@ def side_names(urls: Sequence[str], names: Sequence[str], runs: Sequence[str]) -
 
 def check_alike(first: str, load: LoadTest, second: str, other: LoadTest) -> None:
     """Raise Refused where figures under two loads cannot be compared. `first`, `second`: whose."""
+    may_differ = _MAY_DIFFER
+    if load.files and other.files:  # as the servers' tokenizers count the answers in them
+        may_differ |= {"output_tokens"}
     unlike = [
         phrase(
             "`{name}` is {ours} in {first} and {theirs} in {second}",
@@ -191,9 +191,9 @@ def check_alike(first: str, load: LoadTest, second: str, other: LoadTest) -> Non
             second=second,
         )
         for field in fields(LoadTest)
-        if field.name not in _MAY_DIFFER and getattr(load, field.name) != getattr(other, field.name)
+        if field.name not in may_differ and getattr(load, field.name) != getattr(other, field.name)
     ]
-    if _kind(load.prompts) != _kind(other.prompts):
+    if _kind(load) != _kind(other):
         unlike.append(
             phrase(
                 "the prompts are {ours} in {first} and {theirs} in {second}",
@@ -215,12 +215,16 @@ def _plain(value: object) -> object:
     """Return a value of a flag as people say it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return phrase("not set") if value is None else value
+    if isinstance(value, tuple) and value:
+        return ", ".join(map(str, value))
+    return phrase("not set") if value in (None, ()) else value
 
 
-def _kind(prompts: str) -> str:
-    """Return what prompts are, whether or not their length was confirmed."""
-    return prompts.replace("exactly", "about")
+def _kind(load: LoadTest) -> str:
+    """Return what prompts are, whether or not their length was confirmed, however often sent."""
+    if load.files:
+        return load.prompts.partition("; ")[0]
+    return load.prompts.replace("exactly", "about")
 
 
 def _doubted(sides: Sequence[Side]) -> Iterator[Phrase]:

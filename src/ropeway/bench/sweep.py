@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ropeway.bench.highest import HighestRate
 from ropeway.bench.ladder import Ladder, Step
-from ropeway.bench.load_test import Conditions
+from ropeway.bench.load_test import Conditions, going_on
 from ropeway.bench.measure import Means, Measurement, measure
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import cannot_begin, holds_a_run, recorded, write_json
@@ -61,6 +61,8 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
         if way.stopped():
             ended = "interrupted"
             break
+        load = going_on(step.load, [rung.load for rung in rungs]).with_recipe(way.recipe)
+        step = replace(step, load=load)
         try:
             measured = _measure(way, step, folder)
         except RopewayError as error:

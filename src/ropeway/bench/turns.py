@@ -71,7 +71,8 @@ class Turns:
         """Take one round of one endpoint; None when it was interrupted. Raises RopewayError."""
         contender = self.contenders[at]
         folder = contender.folder / f"round-{number + 1}"
-        fresh = self.fresh + (number * len(self.contenders) + at if self._one_server else number)
+        urls = [one.endpoint.url for one in self.contenders]
+        fresh = self.fresh + (number * len(urls) + at if _is_one(urls) else number)
         load = replace(contender.conditions.load, fresh=fresh)
         with self.screen.step(title) as step:
             measured = measure(
@@ -91,13 +92,17 @@ class Turns:
             return None
         return round_of(measured.figures, str(folder))
 
-    @property
-    def _one_server(self) -> bool:
-        """Whether some of the endpoints are one, so that one would answer what it has just read."""
-        urls = [contender.endpoint.url for contender in self.contenders]
-        return len(set(urls)) < len(urls)
+
+def lots_of(rounds: int, urls: Sequence[str]) -> int:
+    """Return how many lots of prompts so many rounds take: one each, or one for each endpoint."""
+    return rounds * (len(urls) if _is_one(urls) else 1)
 
 
 def order(number: int, count: int) -> Iterator[int]:
     """Return the order of a round: every other one is reversed, so that no place is a gain."""
     return iter(range(count) if number % 2 == 0 else reversed(range(count)))
+
+
+def _is_one(urls: Sequence[str]) -> bool:
+    """Say whether some of the endpoints are one, which would answer what it has just read."""
+    return len(set(urls)) < len(urls)

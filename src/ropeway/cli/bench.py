@@ -23,8 +23,9 @@ from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bench_sweep import SHARE, measure_sweep, steps_of
 from ropeway.cli.beside import beside_options
 from ropeway.cli.call import current_call
-from ropeway.cli.endpoint import endpoint_options, load_options, spec_file, tell_rehearsal
+from ropeway.cli.endpoint import endpoint_options, spec_file, tell_rehearsal
 from ropeway.cli.files import write_report
+from ropeway.cli.load_flags import sweep_options
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
@@ -47,7 +48,7 @@ _WORTH = 64
 @click.command()
 @screen_options
 @endpoint_options(timeout=600.0, load=True)
-@load_options
+@sweep_options
 @click.option(
     "--find-max", is_flag=True,
     help="Find the highest rate that keeps --slo; without it, the highest that is sustained.",

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ropeway.bench.load_test import LoadTest
-from ropeway.bench.sides import load_over
+from ropeway.bench.asked import LoadFlags, load_of, over_spec
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import SpecFlags, read_spec, start_context
 from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder
-from ropeway.cli.load_flags import load_flags
+from ropeway.cli.load_flags import load_options
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import POSITIVE, config_option, screen_options
 from ropeway.cli.sides import SideFlags, compare_sides, report_sides
@@ -63,7 +61,7 @@ _OF_ENDPOINTS = ("names", "key_env", "timeout", "processes")
     help="Measurements of each; three or more give intervals."
     f"  [default: {_ROUNDS_OF_ENDPOINTS}; of layouts {_ROUNDS_OF_LAYOUTS}]",
 )  # fmt: skip
-@load_flags
+@load_options
 @click.option(
     "--processes", type=click.IntRange(1, 64), default=1, show_default=True,
     help="With --url: processes that send, each with its share of the clients.",
@@ -89,7 +87,7 @@ def compare(
     layouts: tuple[str, ...],
     every: bool,
     rounds: int | None,
-    given: Mapping[str, Any],
+    load: LoadFlags,
     out: Path | None,
     screen: Screen,
     **of_endpoints: Any,
@@ -99,8 +97,11 @@ def compare(
     Layouts of the local cluster are brought up one after another, and measured in rounds. Endpoints
     that run already (--url, twice or more) are measured in turns: a round of each, then again in
     the opposite order. With --against each is measured once, under the load of the recorded run,
-    and both are cut into rounds. Flags of the load go before the spec's `workload`, which with
-    --url is read only where -c names it.
+    and both are cut into rounds.
+
+    Each round is one load, of any kind that `bench` sends, with prompts of its own; those of
+    endpoints are new whatever the --seed, unless they are of --prompts. Flags go before the spec's
+    `workload`, which with --url is read only where -c names it.
 
     "Faster" and "slower" are said only where rounds tell them from noise; else it is said how
     large a difference would have been found. Each gets a row in the table, a directory with its raw
@@ -111,6 +112,7 @@ def compare(
     Examples:
       ropeway compare --local --layout tp2 --layout tp2,pp2,ep --clients 32
       ropeway compare --url http://host1:8000 --url http://host2:8000 --clients 64
+      ropeway compare --url http://a:8000 --url http://b:8000 --prompts my.jsonl
       ropeway compare --url http://host1:8000 --against runs/FIRST
     """
     if of_endpoints["urls"] or of_endpoints["against"]:
@@ -118,12 +120,13 @@ def compare(
         spec_given = ctx.get_parameter_source("config") is _TYPED
         workload = read_spec(config).workload if spec_given else Workload()
         rounds = rounds or _ROUNDS_OF_ENDPOINTS
-        flags = SideFlags(given=given, model=model, rounds=rounds, **of_endpoints)
-        _compare_endpoints(ctx, flags, _load_of(workload), out, screen)
+        load = over_spec(load, workload)
+        flags = SideFlags(load=load, model=model, rounds=rounds, **of_endpoints)
+        _compare_endpoints(ctx, flags, out, screen)
         return
     _refuse(ctx, _OF_ENDPOINTS, phrase("is for running endpoints, and there is no `--url`"))
     spec = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
-    _compare_layouts(ctx, spec, _Layouts(layouts, every, rounds, given), out, screen)
+    _compare_layouts(ctx, spec, _Layouts(layouts, every, rounds, load), out, screen)
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,14 @@ class _Layouts:
     named: tuple[str, ...]
     every: bool
     rounds: int | None
-    given: Mapping[str, Any]
+    load: LoadFlags
 
 
 def _compare_layouts(
     ctx: click.Context, spec: Spec, flags: _Layouts, out: Path | None, screen: Screen
 ) -> None:
-    load = load_over(_load_of(spec.workload), flags.given)
-    same = {name: getattr(load, name) for name in Workload.model_fields}
+    load = load_of(over_spec(flags.load, spec.workload))
+    same = {name: value for name in Workload.model_fields if (value := getattr(load, name))}
     spec = spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
     context = start_context(spec, screen)
     chosen = tuple(Layout.parse(text) for text in flags.named) or spec.serve.layouts
@@ -152,7 +155,7 @@ def _compare_layouts(
             hint="list some under `serve.layouts`, or give `--layout`, or `--all`",
         )
     run = comparison_run(context, run_folder("compare", out), screen)
-    run.sent.load, run.rounds = load, flags.rounds or _ROUNDS_OF_LAYOUTS
+    run.sent.load, run.sent.rounds = load, flags.rounds or _ROUNDS_OF_LAYOUTS
     try:
         with interruptible(), screen.stages([str(layout) for layout in chosen]) as stages:
             measure_all(run, context, chosen, screen, stages)
@@ -164,19 +167,15 @@ def _compare_layouts(
 
 
 def _compare_endpoints(
-    ctx: click.Context, flags: SideFlags, load: LoadTest, out: Path | None, screen: Screen
+    ctx: click.Context, flags: SideFlags, out: Path | None, screen: Screen
 ) -> None:
-    compared = compare_sides(flags, load, out, screen)
+    compared = compare_sides(flags, out, screen)
     report_sides(compared, screen, shlex.join(["ropeway", *sys.argv[1:]]))
     if compared.failure:
         raise compared.failure
     if compared.comparison.ended == "interrupted":
         ctx.exit(Exit.INTERRUPTED)
     ctx.exit(Exit.NO if compared.comparison.failed else Exit.OK)
-
-
-def _load_of(workload: Workload) -> LoadTest:
-    return LoadTest(**workload.model_dump())
 
 
 def _refuse(ctx: click.Context, names: tuple[str, ...], why: str) -> None:

@@ -3,20 +3,20 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ropeway.bench.load_test import MEASURED, Conditions, LoadTest
+from ropeway.bench.asked import LoadFlags, load_of, over_load
+from ropeway.bench.load_test import MEASURED, Conditions, LoadTest, going_on
 from ropeway.bench.measure import Means, measure
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import holds_a_run, recorded, write_json
 from ropeway.bench.recorded_run import side_of_run
 from ropeway.bench.run import prepare, stopped_by_interrupt
-from ropeway.bench.sides import Ended, Side, SideComparison, check_alike, load_over, side_names
-from ropeway.bench.turns import Contender, Turns
+from ropeway.bench.sides import Ended, Side, SideComparison, check_alike, side_names
+from ropeway.bench.turns import Contender, Turns, lots_of
 from ropeway.cli.endpoint import key_of, tell_rehearsal
 from ropeway.cli.files import run_folder, write_report
 from ropeway.endpoint.address import Endpoint, normalise_url
@@ -34,14 +34,14 @@ class SideFlags:
     """What the command line says of what is compared, and how.
 
     names   of the endpoints, in the order of their URLs; empty: the URLs are the names
-    given   of the load
+    load    of the load, over what a spec says of it
     rounds  of each; with `against` the pieces that each run is cut into
     """
 
     urls: tuple[str, ...]
     names: tuple[str, ...]
     against: tuple[Path, ...]
-    given: Mapping[str, Any]
+    load: LoadFlags
     model: str | None
     key_env: str
     timeout: float
@@ -58,19 +58,22 @@ class Compared:
     failure: RopewayError | None
 
 
-def compare_sides(flags: SideFlags, base: LoadTest, out: Path | None, screen: Screen) -> Compared:
+def compare_sides(flags: SideFlags, out: Path | None, screen: Screen) -> Compared:
     """Measure the endpoints, and compare them and the recorded runs. Raises RopewayError.
 
-    Without recorded runs the load is `base`, with them it is theirs; flags go before either.
+    With recorded runs the load is theirs, and nothing that was typed may contradict it.
     """
     if out is not None and is_there(out / _COMPARISON):
         raise holds_a_run(out)
     runs = [str(folder) for folder in flags.against]
     names = side_names([normalise_url(url) for url in flags.urls], flags.names, runs)
     old = [side_of_run(name, Path(name), flags.rounds, recorded=True) for name in runs]
-    load = load_over(old[0].conditions.load if old else base, flags.given)
+    load = over_load(flags.load, old[0].conditions.load) if old else load_of(flags.load)
     _check_all(load, phrase("this measurement"), old)
-    load = replace(load, fresh=int(time.time()))  # no earlier run has sent such prompts
+    if load.files:
+        load = going_on(replace(load, fresh=0), [side.conditions.load for side in old])
+    else:
+        load = replace(load, fresh=int(time.time()))  # no earlier run has sent such prompts
     contenders, recipe = _prepared(flags, names, load, screen)
     if contenders:
         _check_all(contenders[0].conditions.load, contenders[0].name, old)
@@ -85,7 +88,7 @@ def compare_sides(flags: SideFlags, base: LoadTest, out: Path | None, screen: Sc
             turns.run(flags.rounds, stopped)
             sides, ended, failure = _sides(turns), turns.ended, turns.failure
     comparison = SideComparison(
-        load=sides[0].conditions.load,
+        load=sides[-1].conditions.load,
         rounds=flags.rounds,
         turns=not old,
         sides=sides,
@@ -125,14 +128,16 @@ def _prepared(
     """
     found: list[Contender] = []
     recipe: Recipe | None = None
+    urls = [normalise_url(url) for url in flags.urls]
+    lots = None if flags.against else lots_of(flags.rounds, urls)
     key = key_of(flags.key_env)
-    for number, (name, url) in enumerate(zip(names, flags.urls, strict=True), start=1):
-        endpoint = Endpoint(normalise_url(url), key, flags.key_env, flags.timeout)
+    for number, (name, url) in enumerate(zip(names, urls, strict=True), start=1):
+        endpoint = Endpoint(url, key, flags.key_env, flags.timeout)
         served, own = asyncio.run(prepare(endpoint, flags.model, load))
         tell_rehearsal([served], endpoint, screen)
         recipe = recipe or own
         conditions = Conditions(
-            load=load.with_recipe(recipe),
+            load=load.with_recipe(recipe, lots),
             url=endpoint.url,
             model=served.name,
             label="rehearsal" if served.rehearsed else MEASURED,

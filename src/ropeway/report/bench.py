@@ -101,12 +101,17 @@ def load_words(load: LoadTest, sent: int | None = None) -> Phrase:
     return joined((lengths_words(load), sending_words(load, sent)), " · ")
 
 
+def own_prompts(load: LoadTest) -> list[RenderableType]:
+    """Return a line on prompts of the user's own, which may come again; of others none."""
+    return [prose(one_line(load.prompts), "dim")] if load.files else []
+
+
 def lengths_words(load: LoadTest) -> Phrase:
     """Return how long prompts and answers are."""
     return phrase(
         "{inputs} tokens in, {outputs} out",
         inputs=_length(load.input_tokens, load.input_range),
-        outputs=_length(load.output_tokens, load.output_range),
+        outputs=_length(load.output_tokens, None if load.files else load.output_range),
     )
 
 

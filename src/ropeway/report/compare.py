@@ -22,6 +22,7 @@ from ropeway.bench.comparison import (
 from ropeway.bench.figures import Quantiles
 from ropeway.bench.stats import quantile
 from ropeway.endpoint.stream import Timing
+from ropeway.report.bench import lengths_words, sending_words
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import render_page
 
@@ -77,6 +78,8 @@ def render_html(comparison: Comparison, timings: Mapping[str, Sequence[Timing]])
         "compare.html.j2",
         {"rate": rate, "ms": milliseconds, "pct": percent, "sec": seconds, "when": when},
         comparison=comparison,
+        lengths=lengths_words(comparison.load),
+        sending=sending_words(comparison.load),
         results=results,
         best=comparison.best,
         best_parallel=fastest(

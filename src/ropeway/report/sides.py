@@ -9,12 +9,12 @@ from rich.text import Text
 from ropeway.bench.rounds import Difference, Round
 from ropeway.bench.sides import Side, SideComparison
 from ropeway.phrases import Phrase, phrase
+from ropeway.report.bench import lengths_words, load_words, own_prompts, sending_words
 from ropeway.report.compare import when
 from ropeway.report.figures import NONE, milliseconds, rate
 from ropeway.report.line import one_line
 from ropeway.report.page import render_page
 from ropeway.report.table import prose, table
-from ropeway.units import counted
 
 FIGURES = {
     "output_tokens_per_s": phrase("output tokens/s"),
@@ -68,7 +68,8 @@ def sides_table(comparison: SideComparison) -> RenderableType:
     models = dict.fromkeys(side.conditions.model for side in comparison.sides)
     return Group(
         Text(" · ".join(map(one_line, models)), style="bold"),
-        prose(conditions_of(comparison), "dim"),
+        prose(one_line(load_words(comparison.load)), "dim"),
+        *own_prompts(comparison.load),
         Text(),
         grid,
         *lines,
@@ -76,19 +77,6 @@ def sides_table(comparison: SideComparison) -> RenderableType:
 
 
 _COLOURS = {"faster": "green", "slower": "yellow", "not judged": "red"}
-
-
-def conditions_of(comparison: SideComparison) -> str:
-    """Return the load of a round in one line."""
-    load = comparison.load
-    parts = [
-        f"{load.input_tokens:,} tokens in, {load.output_tokens:,} out",
-        counted(load.clients, "client"),
-        counted(load.requests, "request"),
-    ]
-    if load.rate is not None:
-        parts.insert(2, f"{load.rate:g} requests a second")
-    return " · ".join(parts)
 
 
 def render_sides(comparison: SideComparison) -> str:
@@ -104,6 +92,8 @@ def render_sides(comparison: SideComparison) -> str:
         mean_of=mean_of,
         shown=shown,
         load=comparison.load,
+        lengths=lengths_words(comparison.load),
+        sending=sending_words(comparison.load),
     )
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ropeway.bench.comparison import Comparison, LayoutResult, in_order
 from ropeway.doctor.finding import format_ranges
-from ropeway.report.bench import load_words, quantile_words
+from ropeway.report.bench import load_words, own_prompts, quantile_words
 from ropeway.report.chinese import in_language
 from ropeway.report.figures import NONE, percent, rate
 from ropeway.report.line import one_line
@@ -31,6 +31,7 @@ def compare_table(comparison: Comparison) -> RenderableType:
     return Group(
         Text.assemble((one_line(comparison.model), "bold"), f" · {one_line(comparison.engine)}"),
         prose(f"{one_line(comparison.hardware)} · {load_words(comparison.load)}", "dim"),
+        *own_prompts(comparison.load),
         Text(),
         ByWidth(lambda wide: _layouts(comparison, wide=wide)),
         *_below(comparison),

@@ -39,7 +39,8 @@ class OwnPrompts:
     def _begin(self) -> int:
         """Return the place of the first row in their order.
 
-        How many a measurement of some duration will send is not known, so each has a round.
+        How many a measurement of some duration will send is not known, so each begins an order of
+        its own.
         """
         load = self.load
         each = load.warmup + (load.total() or len(self.spool))

@@ -65,8 +65,8 @@ class Spool:
         more = b',"max_tokens":%d' % limit if limit else b""
         return b'{"model":%b,%b%b}' % (model, rest, more)
 
-    def told(self, sent: int) -> Phrase:
-        """Return what they are, for people. `sent`: requests in all; 0: nobody knows."""
+    def told(self, each: int | None, measurements: int) -> Phrase:
+        """Return what they are, for people. `each`: requests of one measurement; None: unknown."""
         rows = len(self)
         parts = [
             phrase(
@@ -75,13 +75,19 @@ class Spool:
                 files=", ".join(self.files),
             )
         ]
-        if not sent:
+        if each is None:
             parts.append(phrase("begun again when all have been sent"))
-        elif sent > rows:
+            if measurements > 1:
+                parts.append(
+                    phrase(
+                        "each measurement draws from all: the server's prefix cache may know some"
+                    )
+                )
+        elif each * measurements > rows:
             parts.append(
                 phrase(
                     "each is sent {times:.1f} times: the server's prefix cache may know it",
-                    times=sent / rows,
+                    times=each * measurements / rows,
                 )
             )
         if self.answers and self.counted == self.answers:
