@@ -1,6 +1,8 @@
 """`ropeway compare` with loads of every kind, from the flags that `bench` has."""
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +116,28 @@ def test_it_is_said_where_rounds_repeat_rows(
         assert exit_code([*args, "--requests", "2"]) == 0
     assert sorted(texts(fake)) == sorted([f"p{n}" for n in range(6)] * 2), "one server, four lots"
     assert "each is sent 2.0 times" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_prompts_are_those_that_every_model_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    talks = [
+        [{"from": "human", "value": "word " * count}, {"from": "gpt", "value": "yes"}]
+        for count in (1, 2, 3, 90)
+    ]
+    share = json.dumps([{"conversations": talk} for talk in talks])
+    os.mkfifo(tmp_path / "pipe")
+    once = threading.Thread(target=(tmp_path / "pipe").write_text, args=(share,))
+    once.start()
+    with running(FAST) as wide, running(replace(FAST, context=50)) as narrow:
+        urls = ("--url", wide.url, "--url", narrow.url, "--prompts", "pipe", "--requests", "2")
+        assert exit_code(["compare", *urls, *SMALL, "--rounds", "1", "--json"]) == 0
+    once.join()
+    document = read_document(capsys.readouterr().out)
+    assert "3 rows of pipe" in document["load"]["prompts"]
+    assert "1 conversation left out" in document["load"]["prompts"]
+    assert sorted(texts(wide)) == sorted(texts(narrow)) == ["word " * n for n in (1, 2, 3)]
 
 
 def test_a_run_with_prompts_of_a_file_is_compared_with_and_its_rows_are_not_sent_again(

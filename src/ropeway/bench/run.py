@@ -138,23 +138,30 @@ def run_bench(
 
 
 async def prepare(
-    target: Endpoint, model: str | None, load: LoadTest, *, answers: bool = False
+    target: Endpoint,
+    model: str | None,
+    load: LoadTest,
+    *,
+    answers: bool = False,
+    recipe: Recipe | None = None,
 ) -> tuple[ServedModel, Recipe]:
     """Return the model, and the recipe for prompts of the load's length, or its files' prompts.
 
-    They are counted by the target's own tokenizer if it has one. Unless it `answers`, as is known,
-    it is asked one question, since who cannot answer that says best why. Raises Refused when a
-    request would be longer than the context that is served, or a file has a row that cannot be
-    sent; RequestFailed when nothing is served.
+    They are counted by the target's own tokenizer if it has one, unless the `recipe` is known.
+    Unless it `answers`, as is known, it is asked one question, since who cannot answer that says
+    best why. Raises Refused when a request would be longer than the context that is served, or a
+    file has a row that cannot be sent; RequestFailed when nothing is served.
     """
     served = await served_model(target, model)
     load.check_fits(served.name, served.context)
     async with Client(target) as client:
         own = None
-        if load.files:  # what cannot be sent is found before anything is
+        if load.files and recipe is None:  # what cannot be sent is found before anything is
             own = await read_prompts(load, served, partial(client.count_text, served.name))
         if not answers:
             await client.ask(Request(served.name, _HELLO, max_tokens=1))
+        if recipe is not None:
+            return served, recipe
         if own is not None:
             return served, replace(_ANY, own=own)
 

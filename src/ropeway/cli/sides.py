@@ -1,6 +1,7 @@
 """`compare --url` and `--against`: endpoints in turns, or beside runs that were recorded."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from ropeway.bench.turns import Contender, Turns, lots_of
 from ropeway.cli.endpoint import key_of, tell_rehearsal
 from ropeway.cli.files import run_folder, write_report
 from ropeway.endpoint.address import Endpoint, normalise_url
+from ropeway.endpoint.client import served_model
 from ropeway.errors import RopewayError
 from ropeway.outside import is_there
 from ropeway.phrases import phrase
@@ -122,20 +124,27 @@ def _check_all(load: LoadTest, name: str, old: Sequence[Side]) -> None:
 def _prepared(
     flags: SideFlags, names: Sequence[str], load: LoadTest, screen: Screen
 ) -> tuple[list[Contender], Recipe | None]:
-    """Ask each endpoint for its model; return them, and the recipe of the first for all.
+    """Ask each endpoint for its model; return them, and one recipe for all.
 
+    It is that of the least context, so that each has room for the prompts; files are read once.
     Folders are relative. Raises RopewayError.
     """
     found: list[Contender] = []
-    recipe: Recipe | None = None
-    urls = [normalise_url(url) for url in flags.urls]
-    lots = None if flags.against else lots_of(flags.rounds, urls)
     key = key_of(flags.key_env)
-    for number, (name, url) in enumerate(zip(names, urls, strict=True), start=1):
-        endpoint = Endpoint(url, key, flags.key_env, flags.timeout)
-        served, own = asyncio.run(prepare(endpoint, flags.model, load))
+    urls = [normalise_url(url) for url in flags.urls]
+    endpoints = [Endpoint(url, key, flags.key_env, flags.timeout) for url in urls]
+    models = [asyncio.run(served_model(endpoint, flags.model)) for endpoint in endpoints]
+    if not models:
+        return found, None
+    least = min(range(len(models)), key=lambda at: models[at].context or math.inf)
+    _, recipe = asyncio.run(prepare(endpoints[least], models[least].name, load))
+    lots = None if flags.against else lots_of(flags.rounds, urls)
+    for number, (name, endpoint, served) in enumerate(
+        zip(names, endpoints, models, strict=True), start=1
+    ):
+        if number - 1 != least:
+            asyncio.run(prepare(endpoint, served.name, load, recipe=recipe))
         tell_rehearsal([served], endpoint, screen)
-        recipe = recipe or own
         conditions = Conditions(
             load=load.with_recipe(recipe, lots),
             url=endpoint.url,
