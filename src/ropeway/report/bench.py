@@ -229,11 +229,12 @@ def plan_words(summary: Summary, planned: Expectation) -> Phrase:
 
 
 def late_words(summary: Summary, load: LoadTest) -> Phrase | None:
-    """Return how many requests had to wait for a client; None without any."""
+    """Return how many requests had to wait for a client, or for us; None without any."""
     if not summary.late:
         return None
     return phrase(
-        "{late:,} of {requests:,} requests started late: all {clients:,} clients were busy",
+        "{late:,} of {requests:,} requests started late: all {clients:,} clients, or the load"
+        " generator itself, were busy",
         late=summary.late,
         requests=summary.requests,
         clients=load.clients,
