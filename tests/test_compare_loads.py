@@ -161,7 +161,7 @@ def test_a_run_with_prompts_of_a_file_is_compared_with_and_its_rows_are_not_sent
         assert "161 rows of p.jsonl" in document["load"]["prompts"]
         asked = len(fake.requests)
         for flags, what in (
-            (("--output-tokens", "5"), "`output_range` is not set in this"),
+            (("--output-tokens", "5"), "`output_tokens` is 5 in this measurement and 4 in before"),
             (("--prompts", "other.jsonl"), "`files` is other.jsonl in this"),
             (("--input-tokens", "9"), "`--input-tokens` is for random prompts"),
         ):

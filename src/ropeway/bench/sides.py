@@ -178,20 +178,18 @@ def side_names(urls: Sequence[str], names: Sequence[str], runs: Sequence[str]) -
 
 def check_alike(first: str, load: LoadTest, second: str, other: LoadTest) -> None:
     """Raise Refused where figures under two loads cannot be compared. `first`, `second`: whose."""
-    may_differ = _MAY_DIFFER
-    if load.files and other.files:  # as the servers' tokenizers count the answers in them
-        may_differ |= {"output_tokens"}
+    ours, theirs = _must_agree(load), _must_agree(other)
     unlike = [
         phrase(
             "`{name}` is {ours} in {first} and {theirs} in {second}",
-            name=field.name,
-            ours=_plain(getattr(load, field.name)),
-            theirs=_plain(getattr(other, field.name)),
+            name=name,
+            ours=_plain(value),
+            theirs=_plain(theirs[name]),
             first=first,
             second=second,
         )
-        for field in fields(LoadTest)
-        if field.name not in may_differ and getattr(load, field.name) != getattr(other, field.name)
+        for name, value in ours.items()
+        if value != theirs[name]
     ]
     if _kind(load) != _kind(other):
         unlike.append(
@@ -209,6 +207,23 @@ def check_alike(first: str, load: LoadTest, second: str, other: LoadTest) -> Non
             evidence=unlike,
             hint=phrase("leave the flags of the load out: they are those of the recorded run"),
         )
+
+
+def _must_agree(load: LoadTest) -> dict[str, object]:
+    """Return what of a load must be the same in another; lengths as the flags say them.
+
+    The mean of those depends on the server too: on its chat template, and on how its tokenizer
+    counts the answers in a file.
+    """
+    values = {
+        field.name: getattr(load, field.name)
+        for field in fields(LoadTest)
+        if field.name not in _MAY_DIFFER
+    }
+    for tokens, spread in (("input_tokens", "input_range"), ("output_tokens", "output_range")):
+        ends = values.pop(spread) or (values[tokens],)
+        values[tokens] = "-".join(map(str, dict.fromkeys(ends)))
+    return values
 
 
 def _plain(value: object) -> object:
