@@ -19,6 +19,7 @@ from ropeway.endpoint.address import Endpoint
 from ropeway.errors import LaunchError, LayoutError, Refused
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
+from ropeway.report.text import compare_table
 from ropeway.spec.model import Layout
 
 SINGLE, PAIR = Layout(), Layout(tensor=2, pipeline=2)
@@ -108,6 +109,27 @@ def test_each_layout_is_measured_in_rounds_of_new_prompts_that_all_share(tmp_pat
     assert data["differences"][0]["verdict"] == written.differences[0].verdict
     assert data["results"][0]["tokens_per_s_low"] < data["results"][0]["tokens_per_s_high"]
     assert "These were measured one after the other" in data["notes"][-1]
+
+
+@pytest.mark.parametrize(("rows", "told"), [(10, "order"), (5, "each is sent 2.0 times")])
+def test_rounds_go_through_the_rows_of_a_file(tmp_path: Path, rows: int, told: str) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("".join(json.dumps({"prompt": f"p{n}"}) + "\n" for n in range(rows)))
+    cluster, run = Cluster(), comparison(tmp_path / "run")
+    run.load, run.rounds = replace(LOAD, files=(str(mine),), warmup=2), 2
+    for layout in (SINGLE, PAIR):
+        run.measure(layout, cluster.serve)
+    for fake in cluster.served:
+        sent = [body["messages"][0]["content"] for body in fake.requests][1:]
+        assert sorted(sent) == sorted([f"p{n}" for n in range(rows)] * (10 // rows))
+    written = run.write([], None)
+    assert written is not None
+    assert told in written.load.prompts
+    assert "cache" in written.load.prompts or rows == 10
+    stdout = StringIO()
+    screen = Screen(stdout=stdout, stderr=StringIO(), width=200, color="never")
+    screen.answer(compare_table(written))
+    assert str(written.load.prompts) in " ".join(stdout.getvalue().split())
 
 
 class Interrupted(Screen):
