@@ -96,8 +96,8 @@ def _run(
 ) -> list[Trial]:  # type: ignore[no-untyped-def]
     own = folder / name
     own.mkdir()
-    sent = Rounds(LoadTest(**WORK.model_dump()), place.engine, place.hardware, screen)
-    trials = Trials(sent, own, rounds)
+    sent = Rounds(LoadTest(**WORK.model_dump()), place.engine, place.hardware, screen, rounds)
+    trials = Trials(sent, own)
     trials.run(starts, steps, place.serve)
     for one in trials.measured:
         figures = " ".join(f"{figure:.1f}" for figure in one.figures)

@@ -59,7 +59,7 @@ class Cluster:
 def begun(folder: Path, load: LoadTest = LOAD, most: int = 2) -> Trials:
     screen = Screen(quiet=True, stdout=StringIO(), stderr=StringIO())
     folder.mkdir(exist_ok=True)
-    trials = Trials(Rounds(load, "fake engine", "two hosts", screen), folder, most)
+    trials = Trials(Rounds(load, "fake engine", "two hosts", screen, most), folder)
     trials.take_up(SEARCH)
     return trials
 

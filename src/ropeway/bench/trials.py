@@ -39,13 +39,11 @@ class Trials:
 
     sent     the load
     folder   of the whole search
-    most     rounds that a setting gets at most
     measured trials so far, in their order
     """
 
     sent: Rounds
     folder: Path
-    most: int
     measured: list[Trial] = field(default_factory=list)
 
     def take_up(self, search: Mapping[str, object]) -> None:
@@ -104,12 +102,15 @@ class Trials:
         """Bring a setting up and measure it. One that fails is a trial too."""
         folder, began = self._folder_for(setting), time.monotonic()
         best = best_of(self.measured)
+        known, most = best.figure if best else 0.0, self.sent.rounds
         rounds: list[Round] = []
         trial = Trial(setting=setting, folder=str(folder))
         try:
             with serve(setting, folder) as served:
                 trial = replace(trial, start_s=served.start_s, answer=self.sent.ask(served))
-                while not is_enough(self._figures(rounds), best.figure if best else 0.0, self.most):
+                while not is_enough(
+                    self._figures(rounds), best.figure if best else 0.0, self.sent.rounds
+                ):
                     own = folder / f"round-{len(rounds) + 1}"
                     rounds.append(self.sent.send(served, str(setting.words), len(rounds), own))
         except (LayoutError, Refused) as error:

@@ -89,6 +89,9 @@ class _Goals(click.ParamType):  # type: ignore[type-arg]
         return value if isinstance(value, Goals) else parse_goals(value)
 
 
+GOALS = _Goals()
+
+
 class _Flag(NamedTuple):
     """One flag. `kind`: its type, or what reads it; `names`: as click takes them."""
 
@@ -131,7 +134,7 @@ _SEVERAL = (
     _Flag("--rate", _Several(POSITIVE), None,
           "Requests per second to send, with at most --clients in flight. Several, such as 1,2,4,"
           " are measured in turn."),
-    _Flag("--slo goals", _Goals(), None,
+    _Flag("--slo goals", GOALS, None,
           "What each request is to keep, such as ttft=2s,tpot=50ms,e2e=30s (any of the three): says"
           " how many a second do."),
 )  # fmt: skip

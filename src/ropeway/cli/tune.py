@@ -2,27 +2,24 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
+from ropeway.bench.asked import LoadFlags, load_of, over_spec
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.record import recorded, write_json
 from ropeway.bench.served import Rounds
-from ropeway.bench.sides import load_over
 from ropeway.bench.trials import Ended, Trials
 from ropeway.bench.tuned import Tuned
 from ropeway.bench.tuning import check_tells_apart, next_setting
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import SpecFlags, read_spec
 from ropeway.cli.completion import one_of
-from ropeway.cli.endpoint import GOALS
 from ropeway.cli.files import run_folder
-from ropeway.cli.load_flags import load_flags
+from ropeway.cli.load_flags import GOALS, load_options
 from ropeway.cli.options import POSITIVE, config_option, lang_option, screen_options
 from ropeway.cli.spec_writing import write_into_spec
 from ropeway.cli.tune_local import Place, Searched, local_place
@@ -33,7 +30,7 @@ from ropeway.plan.tuning import VARIED
 from ropeway.report.console import Screen
 from ropeway.report.tune import tune_table
 from ropeway.spec.file import read_spec_file
-from ropeway.spec.model import Layout, Spec, Workload
+from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec, Workload
 
 _RESULT = "tuning.json"
 _WITHOUT = "search on this machine without one: `ropeway tune --local`"
@@ -62,7 +59,7 @@ _WITHOUT = "search on this machine without one: `ropeway tune --local`"
     "--slo", "goals", type=GOALS,
     help="Find the setting with the most requests that keep this, such as ttft=2s,tpot=50ms.",
 )  # fmt: skip
-@load_flags
+@load_options
 @click.option(
     "--rounds", type=click.IntRange(3, 1000), default=5, show_default=True,
     help="Rounds of the load that a setting gets at most; what is worse gets fewer.",
@@ -87,7 +84,7 @@ def tune(
     most: int,
     varied: tuple[str, ...],
     goals: Goals | None,
-    given: Mapping[str, Any],
+    load: LoadFlags,
     rounds: int,
     minutes: float | None,
     write: bool,
@@ -115,15 +112,15 @@ def tune(
             hint=phrase("write one first: `ropeway init`"),
         )
     base = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
-    load = replace(load_over(LoadTest(**base.workload.model_dump()), given), goals=goals)
-    check_tells_apart(load)
+    sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
+    check_tells_apart(sent_load)
     named = tuple(map(Layout.parse, layouts))
-    searched = Searched(_under(base, load), named, most, varied)
+    searched = Searched(_under(base, sent_load), named, most, varied)
     with interruptible():
         place = local_place(searched, screen)
-        sent = Rounds(load, place.engine, place.hardware, screen)
-        trials = Trials(sent, run_folder("tune", out), rounds)
-        trials.take_up(_search(searched, load, rounds, place))
+        sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
+        trials = Trials(sent, run_folder("tune", out))
+        trials.take_up(_search(searched, sent, place))
     limit = None if minutes is None else 60 * minutes
     with interruptible():
         ended = trials.run(place.starts, place.steps, place.serve, limit)
@@ -137,15 +134,16 @@ def tune(
 def _under(spec: Spec, load: LoadTest) -> Spec:
     """Return the spec with this load as its workload, which the plan is for."""
     same = {name: getattr(load, name) for name in Workload.model_fields}
+    same["requests"] = load.requests or REQUESTS_PER_CLIENT * load.clients
     return spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
 
 
-def _search(searched: Searched, load: LoadTest, rounds: int, place: Place) -> dict[str, object]:
+def _search(searched: Searched, sent: Rounds, place: Place) -> dict[str, object]:
     """Return what decides which trials are made, as plain data."""
     return {
         "spec": searched.spec.as_json(),
-        "load": asdict(load),
-        "rounds": rounds,
+        "load": asdict(sent.load),
+        "rounds": sent.rounds,
         "varied": sorted(searched.varied),
         "starts": [one.as_json() for one in place.starts],
         "engine": place.engine,
