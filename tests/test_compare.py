@@ -116,7 +116,7 @@ def test_rounds_go_through_the_rows_of_a_file(tmp_path: Path, rows: int, told: s
     mine = tmp_path / "mine.jsonl"
     mine.write_text("".join(json.dumps({"prompt": f"p{n}"}) + "\n" for n in range(rows)))
     cluster, run = Cluster(), comparison(tmp_path / "run")
-    run.load, run.rounds = replace(LOAD, files=(str(mine),), warmup=2), 2
+    run.sent.load, run.sent.rounds = replace(LOAD, files=(str(mine),), warmup=2), 2
     for layout in (SINGLE, PAIR):
         run.measure(layout, cluster.serve)
     for fake in cluster.served:

@@ -108,9 +108,7 @@ class Trials:
         try:
             with serve(setting, folder) as served:
                 trial = replace(trial, start_s=served.start_s, answer=self.sent.ask(served))
-                while not is_enough(
-                    self._figures(rounds), best.figure if best else 0.0, self.sent.rounds
-                ):
+                while not is_enough(self._figures(rounds), known, most):
                     own = folder / f"round-{len(rounds) + 1}"
                     rounds.append(self.sent.send(served, str(setting.words), len(rounds), own))
         except (LayoutError, Refused) as error:
