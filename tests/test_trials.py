@@ -29,6 +29,11 @@ SEARCH = {"load": {"clients": 2}, "starts": ["TP1"]}
 SPEED = {SLOW: 0.2, FAST: 0.05, FASTER: 0.005}
 
 
+def paced(setting: Setting) -> Behaviour:
+    """An engine that takes as long for a token as the setting says, and answers shortly."""
+    return Behaviour(ttft_s=0, tpot_s=SPEED[setting], answer_tokens=4)
+
+
 def steps(setting: Setting) -> Iterator[Setting]:
     if setting == FAST:
         yield FASTER
@@ -49,7 +54,7 @@ class Cluster:
         self.started.append(setting)
         if setting in self.faults:
             raise self.faults[setting]
-        with running(self.behaviour or Behaviour(ttft_s=0, tpot_s=SPEED[setting])) as fake:
+        with running(self.behaviour or paced(setting)) as fake:
             try:
                 yield Served(Endpoint(fake.url), "fake", 12.5)
             finally:
