@@ -26,7 +26,7 @@ FASTER = replace(FAST, max_sequences=64)
 LOAD = LoadTest(input_tokens=16, output_tokens=4, clients=2, requests=4, warmup=0)
 SEARCH = {"load": {"clients": 2}, "starts": ["TP1"]}
 # Seconds a token, far enough apart for a busy machine.
-SPEED = {SLOW: 0.2, FAST: 0.05, FASTER: 0.005}
+SPEED = {SLOW: 0.1, FAST: 0.02, FASTER: 0.004}
 
 
 def paced(setting: Setting) -> Behaviour:
@@ -112,7 +112,7 @@ def test_a_failed_request_ends_a_trial_and_it_is_never_the_best(tmp_path: Path) 
 
 
 def test_under_goals_the_figure_is_the_requests_that_met_them(tmp_path: Path) -> None:
-    load = replace(LOAD, goals=Goals(ttft_s=30.0, tpot_s=0.1))
+    load = replace(LOAD, goals=Goals(ttft_s=30.0, tpot_s=0.06))
     cluster, trials = Cluster(), begun(tmp_path, load)
     trials.run([SLOW, FAST], lambda _: (), cluster.serve)
     slow, fast = trials.measured
