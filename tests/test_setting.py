@@ -84,6 +84,14 @@ def test_no_limit_is_raised_that_the_load_does_not_reach():
     ]
 
 
+def test_a_limit_that_the_engines_own_reaches_too_is_left_to_the_engine():
+    reach = replace(REACH, input_tokens=64)  # 32 sequences of 64 tokens: 2,048, as the engine takes
+    less = replace(WHOLE, max_sequences=32, batched_tokens=1024)
+    assert replace(less, batched_tokens=None) in steps(less, reach)
+    longer = replace(REACH, input_tokens=65)
+    assert replace(less, batched_tokens=2048) in steps(less, longer)
+
+
 def test_what_is_left_to_the_engine_counts_as_the_engines_own():
     bare = Setting(layout=Layout.parse("TP8"))
     tried = list(steps(bare, REACH))

@@ -123,9 +123,12 @@ def _ranked(request: PlanRequest, layouts: Iterable[Layout]) -> list[Candidate]:
 
 def _token_steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
     useful, least = reach.tokens(setting), max(setting.max_sequences or 1, _FEWEST_TOKENS)
-    now = setting.batched_tokens or reach.usual_tokens(setting.layout)
+    usual = reach.usual_tokens(setting.layout)
+    now = setting.batched_tokens or usual
     if now < useful:
-        yield replace(setting, batched_tokens=min(2 * now, power_of_two(useful)))
+        more = min(2 * now, power_of_two(useful))
+        # The engine's own number, where that is as good: it needs no flag, and was tried already.
+        yield replace(setting, batched_tokens=None if usual >= more >= useful else more)
     fewer = power_of_two(min(now, useful)) // 2
     if fewer >= least:
         yield replace(setting, batched_tokens=fewer)
