@@ -1,8 +1,12 @@
 """What vLLM's `/metrics` says, for tests that need some: its names, in Prometheus' text format."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+import msgspec
 from fake_endpoint import FakeEndpoint
+
+from ropeway.bench.samples import SERVER, Sample
 
 _ENGINE = 'engine="0",model_name="m"'
 BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -61,3 +65,9 @@ def honest(fake: FakeEndpoint) -> str:
         queries=1000 * len(served),
         ttfts=[one.first_sent - one.arrived for one in served],
     )
+
+
+def kept_samples(folder: Path) -> list[Sample]:
+    """Return what a run has kept of its engines."""
+    lines = (folder / SERVER).read_bytes().splitlines()
+    return [msgspec.json.decode(line, type=Sample) for line in lines]

@@ -45,7 +45,7 @@ STRANGERS = (
 )
 # report renders results; it does not know how they came about.
 REPORT_IMPORTS = {"report", "bench.comparison", "bench.figures", "bench.stats"} | {
-    "bench.rounds", "bench.sides",
+    "bench.rounds", "bench.samples", "bench.sides",
     "bench.load_test", "bench.rungs", "bench.tuned", "bench.tuning", "endpoint.stream",
     "units", "errors", "hardware",
     "doctor.finding", "doctor.pings", "diagnosis.result", "phrases", "outside", "models.shape",

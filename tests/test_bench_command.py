@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
 from children import INTERRUPTIBLE
+from engine_metrics import honest
 from json_documents import read_document
 from ports import free_port
 from ropeway.bench.run import Progress
@@ -105,6 +106,19 @@ def test_a_page_that_cannot_be_written_is_one_error_after_the_figures(tmp_path: 
     assert result.stdout.splitlines()[-1] == f"results   {tmp_path / 'r'}"
     assert "page  " not in result.stdout
     assert read(tmp_path / "r", "summary")["completed"] == 8
+
+
+def test_samples_of_the_server_that_cannot_be_kept_cost_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "r" / "server.jsonl").mkdir(parents=True)
+    with running(FAST, honest) as fake:
+        result = run(fake.url, "--out", str(tmp_path / "r"))
+    assert result.exit_code == 0, result.exception
+    assert "`server.jsonl` could not be written whole" in result.stdout
+    page = tmp_path / "r" / "report.html"
+    assert result.stdout.splitlines()[-2:] == [
+        f"page      {page}", f"results   {tmp_path / 'r'}"
+    ]  # fmt: skip
+    assert page.exists()
 
 
 def test_a_spec_gives_address_and_load_and_flags_go_before_it(

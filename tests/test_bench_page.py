@@ -1,21 +1,26 @@
 """The page of a load test: figures in, one HTML file out."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from io import StringIO
 
 import pytest
 
 from ropeway.bench.course import course_of
-from ropeway.bench.figures import Figures, Late, OwnShare, Summary
+from ropeway.bench.figures import Figures, Late, OwnShare
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.own_share import doubts
 from ropeway.bench.prompts import Recipe
+from ropeway.bench.rungs import Found, Rung, Sweep
+from ropeway.bench.samples import Sample
 from ropeway.bench.stats import columns_of, summary_of
 from ropeway.endpoint.stream import Failure, Timing
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Expectation
 from ropeway.report.bench_charts import curve_of, server_charts, spreads_of, time_line
-from ropeway.report.bench_page import LoadReport, Sweep, best_rung, render_html
+from ropeway.report.bench_page import LoadReport, render_html, rungs_of
+from ropeway.report.console import Screen
+from ropeway.report.sweep import sweep_table
 from test_bench import CONDITIONS as SMALL
 from test_plan_report import forecast
 from test_report import Page
@@ -46,40 +51,41 @@ BROKEN = [
 
 
 def figures(timings: list[Timing], load: LoadTest = LOAD, own: OwnShare = QUIET) -> Figures:
-    columns = columns_of(timings, LOAD)
+    columns = columns_of(timings, load)
     summary = summary_of(columns, load)
     course = course_of(columns, from_due=load.rate is not None)
     return Figures(summary, own, doubts(own, summary, load), course)
 
 
-def summary(timings: list[Timing]) -> Summary:
-    return figures(timings).summary
+def rung(asked: float, timings: list[Timing], *, by: str = "clients") -> Rung:
+    change = {"rate": asked} if by == "rate" else {"clients": int(asked)}
+    load = replace(LOAD, **change)
+    return Rung(f"{by}-{asked:g}", load, figures(timings, load), "complete")
 
 
-@dataclass(frozen=True)
-class State:
-    """The server at one moment."""
+def doubted(one: Rung) -> Rung:
+    return replace(one, figures=replace(one.figures, doubts=(phrase("throughput"),)))
 
-    at: float
-    running: float | None
-    waiting: float | None
-    kv_use: float | None
+
+def sample(at: float, running: float | None, waiting: float | None, kv_use: float | None) -> Sample:
+    return Sample(at=at, running=running, waiting=waiting, kv_use=kv_use)
 
 
 SAMPLES = (
-    State(0.0, 1, 0, 0.25),
-    State(10.0, 4, 1, 0.5),
-    State(20.0, None, None, None),
-    State(30.0, 4, 2, 0.75),
-    State(40.0, 0, 0, 1.0),
+    sample(0.0, 1, 0, 0.25),
+    sample(10.0, 4, 1, 0.5),
+    sample(20.0, None, None, None),
+    sample(30.0, 4, 2, 0.75),
+    sample(40.0, 0, 0, 1.0),
 )
 EXPECTED = Expectation("TP4", True, forecast(20.0, 0.2, ceiling_tokens_per_s=40.0), False)
 RUNGS = (
-    (64.0, summary(TIMINGS)),
-    (1.0, summary(TIMINGS[::2])),
-    (8.0, summary([*TIMINGS, *BROKEN])),
+    rung(64, TIMINGS),
+    rung(1, TIMINGS[::2]),
+    rung(8, [*TIMINGS[::2], *BROKEN]),
 )
-SWEEP = Sweep("clients", RUNGS, doubted=(64.0,), remarks=(phrase("throughput"),))
+SOUGHT = Found(None, False, None, 0.99, phrase("throughput"))
+SWEEP = Sweep("clients", (doubted(RUNGS[0]), *RUNGS[1:]), "complete", found=SOUGHT)
 FULL = LoadReport(
     conditions=CONDITIONS,
     command=COMMAND,
@@ -204,11 +210,11 @@ def test_where_the_server_was_not_asked_its_lines_have_a_gap() -> None:
 
 
 def test_what_no_server_told_is_not_drawn() -> None:
-    silent = [State(at, None, None, None) for at in range(5)]
+    silent = [sample(at, None, None, None) for at in range(5)]
     assert server_charts(silent, 5.0) == ()
-    (only,) = server_charts([State(1.0, 3, None, None)], 5.0)
+    (only,) = server_charts([sample(1.0, 3, None, None)], 5.0)
     assert [line.name for line in only.lines] == ["running"]
-    outside = State(9.0, 3, 3, 0.5)
+    outside = sample(9.0, 3, 3, 0.5)
     assert server_charts([outside], 5.0) == ()
 
 
@@ -236,29 +242,55 @@ def test_a_curve_goes_from_the_smallest_load_to_the_largest() -> None:
 
 
 def test_the_best_of_a_sweep_is_the_fastest_and_a_doubt_is_said_of_it() -> None:
-    found = (best_rung(sweep) for sweep in (SWEEP, Sweep("rate", ())))
-    assert [best and best[0] for best in found] == [64.0, None]
-    doubted = text_of(replace(FULL, sweep=SWEEP))
-    assert "This figure is not to be trusted." in doubted
-    trusted = text_of(replace(FULL, sweep=replace(SWEEP, doubted=())))
-    assert "This figure is not to be trusted." not in trusted
+    fastest = "The most output is 10.0 tokens/s, with 64 clients."
+    of_another = (RUNGS[0], doubted(RUNGS[1]), RUNGS[2])
+    for rungs, said in (
+        (RUNGS, False),
+        (of_another, False),
+        ((doubted(RUNGS[0]), *RUNGS[1:]), True),
+    ):
+        text = text_of(replace(FULL, sweep=replace(SWEEP, rungs=rungs)))
+        assert fastest in text
+        assert (f"{fastest} This figure is not to be trusted." in text) is said
+    assert "The most output" not in text_of(replace(PLAIN, sweep=Sweep("rate", (), "complete")))
 
 
 def test_a_curve_over_rates_has_what_was_achieved_beside_what_was_asked() -> None:
-    curve = curve_of(((1.0, RUNGS[1][1]), (4.0, RUNGS[0][1])), "rate")
+    curve = curve_of((rung(1, TIMINGS[::2], by="rate"), rung(4, TIMINGS, by="rate")), "rate")
     assert curve
     asked, achieved = curve.charts[1].lines
     assert [at for at, _ in asked.dots] == pytest.approx([0.0, 100.0]), "not logarithmic: near"
     assert [y for _, y in asked.dots] == pytest.approx([25.0, 100.0])
-    assert [y for _, y in achieved.dots] == pytest.approx([25.0, 50.0])
+    assert [y for _, y in achieved.dots] == pytest.approx([25.0, 50.0], rel=0.02)
 
 
 def test_a_rung_without_an_answer_is_a_gap_in_the_latencies() -> None:
-    rungs = ((1.0, RUNGS[1][1]), (8.0, summary(BROKEN)), (64.0, RUNGS[0][1]))
+    rungs = (rung(1, TIMINGS[::2]), rung(8, BROKEN), rung(64, TIMINGS))
     curve = curve_of(rungs, "clients")
     assert curve
     assert [len(line.segments) for line in curve.charts[1].lines] == [2, 2]
     assert render_html(replace(FULL, sweep=replace(SWEEP, rungs=rungs)))
+
+
+def test_a_sweep_has_the_same_figures_on_its_page_as_on_the_terminal() -> None:
+    # Each is sent half a second after it was due; the first of them is answered after 20 s.
+    slow = timing(0, 19.8, 20.0, 5, due=0.0)
+    due = [slow, *(replace(one, due=one.sent - 0.5) for one in TIMINGS[2:])]
+    alone = rung(2, TIMINGS[:5])
+    alone = replace(alone, name="alone", load=replace(alone.load, rate=None))
+    sweep = Sweep("rate", (alone, rung(9, due[:8], by="rate"), rung(3, due, by="rate")), "complete")
+    console = Screen(stdout=(out := StringIO()), stderr=StringIO(), width=200)
+    console.answer(sweep_table(sweep, CONDITIONS))
+    table = [re.split(r"  +", line.strip()) for line in out.getvalue().splitlines()]
+    assert [row[0] for row in table[-3:]] == ["– ~", "9 ~!", "3"]
+    assert "700 ms" in table[-1], "from when due"
+    text = text_of(replace(PLAIN, figures=None, sweep=sweep))
+    shown = text[text.index("to be trusted") :]
+    assert shown.startswith("to be trusted " + " ".join(("3", *table[-1][1:], "yes 9 ~")))
+    assert " ".join(table[-2][1:]) in shown
+    assert [one.asked("rate") for one in rungs_of(sweep)] == [3, 9], "not those without a rate"
+    assert "TTFT counts from when requests were due." in text
+    assert "TTFT counts" not in text_of(replace(PLAIN, figures=None, sweep=SWEEP))
 
 
 def test_a_sweep_by_itself_has_a_page() -> None:
@@ -325,8 +357,9 @@ def test_text_from_outside_cannot_become_part_of_the_page() -> None:
         replace(PLAIN, figures=figures(TIMINGS[:1])),
         replace(PLAIN, figures=replace(figures(TIMINGS), course=None)),
         replace(PLAIN, figures=None),
-        replace(PLAIN, figures=None, sweep=Sweep("rate", ())),
-        replace(PLAIN, figures=None, sweep=Sweep("rate", RUNGS[:1])),
+        replace(PLAIN, figures=None, sweep=Sweep("rate", (), "complete")),
+        replace(PLAIN, figures=None, sweep=Sweep("rate", RUNGS[:1], "complete")),
+        replace(PLAIN, figures=None, sweep=Sweep("clients", RUNGS[:1], "complete")),
         replace(FULL, planned=replace(EXPECTED, beyond_measured=True, is_chosen=False)),
     ],
 )

@@ -86,19 +86,20 @@ def test_what_stands_below_the_table() -> None:
     lines = bench_record(bad(), load, folder="runs/x", planned=EXPECTED, page="runs/x/p").split(
         "\n"
     )
-    assert lines[1] == (
-        "86 of 86 requests started late: all 2 clients, or the load generator itself, were busy"
-    )
+    assert lines[1] == "84 of 86 requests started late: all 2 clients were busy"
     assert lines[2] == (
+        "2 of 86 requests started late with a client free: a connection had to be made first, or"
+        " the load generator was late"
+    )
+    assert lines[3] == (
         "plan      20.0 tokens/s predicted for TP4, the plan's choice for a blank `serve.layout`"
         " (80% interval: 16.0 to 25.0); measured: 50% of it"
     )
-    assert lines[4] == "tokens    800 in, 400 out"
-    assert lines[5] == (
-        "our own   requests left up to 0.30 ms late, pieces were read up to 0.50 ms late (p99);"
-        " 95% of a core"
+    assert lines[5] == "tokens    800 in, 400 out"
+    assert lines[6] == (
+        "our own   requests left 0.30 ms late, pieces were read 0.50 ms late (p99); 95% of a core"
     )
-    assert lines[6].startswith("doubt     the load generator was full")
+    assert lines[7].startswith("doubt     the load generator was full")
     assert lines[-2:] == ["page      runs/x/p", "results   runs/x"]
     unwritten = bench_record(figures(TIMINGS), CONDITIONS, folder="runs/x")
     assert "page" not in unwritten
@@ -108,7 +109,10 @@ def test_what_stands_below_the_table() -> None:
 def test_how_wrong_it_was_where_the_truth_is_known_is_said() -> None:
     wrong = Calibration(16, 200, Late(0.0001, 0.002, 0.003), Late(0.0, 0.0004, 0.001))
     made = replace(figures(TIMINGS), own=replace(QUIET, calibration=wrong))
-    words = "against a known endpoint TTFT was wrong by up to 2.00 ms, time per token by 0.40 ms"
+    words = (
+        "against a known endpoint, with 16 in flight, TTFT was wrong by 2.00 ms, time per token by"
+        " 0.40 ms (p99)"
+    )
     assert words in bench_record(made, CONDITIONS, folder="x")
     assert "known endpoint" not in bench_record(figures(TIMINGS), CONDITIONS, folder="x")
     report = LoadReport(conditions=CONDITIONS, command="x", figures=made)

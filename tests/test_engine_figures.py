@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from engine_metrics import kept_samples
 from json_documents import read_document
 from local_cluster import ropeway, served
-from ropeway.bench.samples import read_samples
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -31,5 +31,5 @@ def test_two_engines_of_one_server_are_told_together(tmp_path: Path) -> None:
     assert ttft["p50_s"]["least"] <= ttft["mean_s"]
     assert 0 < ttft["between_s"] < ttft["mean_s"]
     assert any("it runs at most 8 at once" in cause for cause in server["causes"])
-    samples = list(read_samples(tmp_path / "r"))
+    samples = kept_samples(tmp_path / "r")
     assert samples[0].at <= 0 and samples[0].running == 0

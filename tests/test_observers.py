@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from fake_endpoint import Behaviour, FakeEndpoint, running
 
-from engine_metrics import honest, metrics
+from batch_rows import files_of_at_most
+from engine_metrics import honest, kept_samples, metrics
+from raw_server import head, raw_server
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.measure import Means, Measurement, measure
-from ropeway.bench.observers import Beside
+from ropeway.bench.observers import Beside, ServerObserver
 from ropeway.bench.prompts import WORDS, Recipe
 from ropeway.bench.record import TIMINGS
-from ropeway.bench.samples import NPUS, SERVER, HostNpus, read_samples
+from ropeway.bench.samples import NPUS, SERVER, HostNpus, Sample, line_of
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import ServerFailed
 
@@ -49,7 +51,7 @@ def test_what_an_engine_says_of_itself_is_kept_and_agrees_with_what_was_measured
     tmp_path: Path,
 ) -> None:
     measured = bench(tmp_path, requests=32)
-    samples = list(read_samples(tmp_path))
+    samples = kept_samples(tmp_path)
     assert samples[0].at <= 0 and samples[-1].at >= measured.figures.summary.duration_s
     assert samples[0].generation_tokens == 2 * 6, "of the warm-up, before the run"
     assert len({int(one.at) for one in samples[1:-1]}) == len(samples[1:-1]), "one a second"
@@ -94,7 +96,7 @@ def test_answers_that_are_missing_in_between_are_told_as_such(tmp_path: Path) ->
         return honest(fake)
 
     measured = bench(tmp_path, figures=broken_after_the_first)
-    samples = list(read_samples(tmp_path))
+    samples = kept_samples(tmp_path)
     assert [one.missed is None for one in samples] == [True] + [False] * (len(samples) - 1)
     assert len(samples) > 1
     state = measured.figures.server
@@ -119,9 +121,23 @@ def test_the_load_waits_for_the_counts_from_before_it(tmp_path: Path) -> None:
         return honest(fake)
 
     measured = bench(tmp_path, figures=slow_at_first)
-    assert next(read_samples(tmp_path)).at <= 0
+    assert kept_samples(tmp_path)[0].at <= 0
     assert measured.figures.server is not None
     assert measured.figures.server.generation_tokens == 8 * 6
+
+
+def test_a_server_that_repeats_our_key_does_not_get_it_written_down(tmp_path: Path) -> None:
+    key = "sk-of-the-service"
+    said = {"error": {"message": f"who is `Bearer {key}`?"}}
+    answer = (head("500 Internal Server Error"), json.dumps(said).encode())
+    with raw_server(lambda _: answer) as server:
+        observer = ServerObserver([Endpoint(server.url, key)], tmp_path)
+        observer.before()
+        observer.start(time.monotonic())
+        observer.end()
+        assert {one["Authorization"] for one in server.heads} == {f"Bearer {key}"}
+    assert "who is `Bearer" in str(observer.not_told)
+    assert key not in f"{observer.not_told} {observer.samples} {(tmp_path / SERVER).read_text()}"
 
 
 def test_several_engines_behind_one_endpoint_are_added(tmp_path: Path) -> None:
@@ -192,3 +208,13 @@ def test_a_disk_that_takes_no_samples_costs_no_timings(tmp_path: Path) -> None:
     assert state is not None and state.samples > 1
     assert state.notes == ("`server.jsonl` could not be written whole",)
     assert (tmp_path / TIMINGS).read_text().count("\n") == 8
+
+
+def test_what_a_full_disk_took_a_part_of_is_taken_back(tmp_path: Path) -> None:
+    file = ServerObserver((), tmp_path).file
+    line = len(line_of(Sample(at=1.0)))
+    with files_of_at_most(2 * line + line // 2):
+        for _ in range(3):
+            file.add(Sample(at=1.0))
+    assert [one.at for one in kept_samples(tmp_path)] == [1.0, 1.0]
+    assert file.unwritten == (SERVER,)

@@ -40,12 +40,25 @@ def test_one_that_was_full_late_or_kept_from_work_says_so(own: OwnShare, why: st
 
 def test_a_rate_that_was_not_reached_is_said() -> None:
     # A request is due each second, and each is sent a tenth of a second later than the one before.
-    late = [timing(n * 1.1, n * 1.1 + 0.1, n * 1.1 + 1, 11, due=float(n)) for n in range(100)]
+    late = [timing(n * 1.1, n * 1.1 + 0.1, n * 1.1 + 4.4, 11, due=float(n)) for n in range(100)]
     load = replace(LOAD, rate=1.0)
     (doubt,) = doubts(QUIET, summarise(late, load), load)
     assert doubt == "0.909 requests/s were sent where 1 were due: all 4 clients were busy"
+    load = replace(load, clients=64)
+    (doubt,) = doubts(QUIET, summarise(late, load), load)
+    assert doubt == (
+        "0.909 requests/s were sent where 1 were due, with clients free: connections had to be"
+        " made first, or the load generator was late"
+    )
     prompt = [timing(n, n + 0.1, n + 1, 11, due=float(n)) for n in range(100)]
     assert doubts(QUIET, summarise(prompt, load), load) == ()
+
+
+def test_what_is_found_with_more_clients_says_nothing_of_fewer() -> None:
+    wrong = Calibration(1024, 12, Late(0, 0.05, 0.06), Late(0, 0, 0))
+    own = replace(QUIET, calibration=wrong)
+    assert doubts(own, SUMMARY, LOAD) == ()
+    assert len(doubts(own, SUMMARY, replace(LOAD, clients=4096))) == 1, "the most that are tried"
 
 
 def test_what_several_processes_say_is_put_together() -> None:

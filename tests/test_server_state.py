@@ -76,6 +76,25 @@ def test_the_engines_own_ttft_stands_beside_ours() -> None:
     assert ttft.between_s == pytest.approx(0.05)
 
 
+def test_the_run_is_from_its_first_request_to_its_last_end_wherever_that_is() -> None:
+    late = replace(SUMMARY, begins_s=4.0)
+    idle = [Sample(at=float(at), engines=1, **IDLE) for at in range(5)]
+    busy = [sample(float(at), 8, 2) for at in (*range(5, 10), 12, 13)]
+    end = Sample(at=14.5, engines=1, **IDLE)
+    npus = [
+        NpuSample(at=at, hosts=(HostNpus(host="a", aicore=(use,)),))
+        for at, use in ((2.0, 0), (6.0, 70), (13.0, 90), (15.0, 0))
+    ]
+    samples = [*idle, *busy, end]
+    state = server_state(Seen(samples=samples, npus=npus), late)
+    assert (state.running, state.waiting) == (Level(8, 8), Level(2, 2))
+    assert state.npus[0].aicore == Level(pytest.approx(0.8), 0.9)
+    assert state.notes == ()
+    assert not any("idle" in cause for cause in why(samples, replace(late, steady=None)))
+    early = server_state(Seen(samples=samples[:-1]), late)
+    assert "no counts of it" in early.notes[0], "the last answer came before the end"
+
+
 def test_ttft_of_other_requests_is_not_compared_with_ours() -> None:
     ttft = server_state(Seen(samples=COUNTED), replace(SUMMARY, completed=80)).ttft
     assert ttft is not None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,6 +131,25 @@ def test_results_that_are_there_are_kept(
         assert fake.requests == []
     assert "already holds a run" in capsys.readouterr().err
     assert (tmp_path / "out" / "comparison.json").read_text() == "of yesterday"
+
+
+def test_its_command_compares_the_same_again_without_what_the_results_were_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(FAST) as fake:
+        flags = ("--name", "one", "--name", "the other", "--no-ignore-eos", "--rounds", "1")
+        args = ["compare", *("--url", fake.url) * 2, *SMALL, *flags, "--out", "out", "--json"]
+        assert exit_code(args) == 0
+        first = read_document(capsys.readouterr().out)
+        words = shlex.split(first["command"])
+        assert not {"--out", "--json"} & set(words)
+        assert exit_code([*words[1:], "--json"]) == 0
+    second = read_document(capsys.readouterr().out)
+    assert second["command"] == first["command"]
+    assert second["load"] == {**first["load"], "fresh": second["load"]["fresh"]}
+    names = [[side["name"] for side in one["sides"]] for one in (first, second)]
+    assert names == [["one", "the other"]] * 2
 
 
 def test_where_nothing_could_be_measured_nothing_is_left(

@@ -126,6 +126,34 @@ def test_an_open_loop_has_times_from_when_requests_were_due() -> None:
     assert summarise(steady_run(), replace(load, rate=None)).wait_s is None
 
 
+def test_who_waited_for_a_client_is_told_from_who_waited_with_one_free() -> None:
+    load = LoadTest(input_tokens=10, output_tokens=10, clients=2, requests=5, rate=1)
+    # The third and fourth wait for the first two; the fifth has a client, and waits all the same.
+    sent = [
+        timing(sent, sent + 0.1, ended, 8, due=due)
+        for due, sent, ended in ((0, 0, 4), (1, 1, 3), (2, 3, 6), (2.5, 4.1, 5), (8, 9, 10))
+    ]
+    summary = summarise(sent[::-1], load)
+    assert (summary.late, summary.late_busy) == (3, 2)
+    assert summarise(sent, replace(load, clients=3)).late_busy == 1, "the fourth alone"
+    assert summarise(sent, replace(load, rate=None)).late_busy == 0
+
+
+def test_bursts_come_at_their_rate() -> None:
+    load = LoadTest(input_tokens=10, output_tokens=10, clients=64, requests=64, rate=8)
+    dues = [number // 16 * 16 / 8 for number in range(64)]
+    # Each leaves a millisecond after the one before it.
+    sent = [timing(due + at % 16 / 1000, due + 1, due + 1.5, 8, due=due)
+            for at, due in enumerate(dues)]  # fmt: skip
+    summary = summarise(sent, load)
+    assert summary.due_per_s == pytest.approx(8)
+    assert summary.sent_per_s == pytest.approx(8)
+    one = summarise(sent[:16], load)
+    assert (one.due_per_s, one.sent_per_s) == (None, None), "no other burst, no rate"
+    constant = summarise([timing(n / 8, n, n, 8, due=n / 8) for n in range(64)], load)
+    assert constant.due_per_s == constant.sent_per_s == pytest.approx(8)
+
+
 def test_a_single_token_has_no_time_per_token() -> None:
     summary = summarise([timing(0, 1, 1, 1)], CLOSED)
     assert summary.tpot_s is None

@@ -5,10 +5,12 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,13 +21,18 @@ from children import INTERRUPTIBLE
 from json_documents import read_document
 from queues import rung
 from ropeway.bench.goals import Goals
-from ropeway.bench.ladder import Ladder, ladder_of
+from ropeway.bench.ladder import Ladder, Step, ladder_of
 from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.prompts import WORDS, Recipe
 from ropeway.bench.rungs import Found, Knee, Rung, Sweep, knee
+from ropeway.bench.sweep import Way, run_sweep
 from ropeway.cli.bench import bench
 from ropeway.cli.main import exit_code
-from ropeway.errors import Refused
+from ropeway.endpoint.address import Endpoint
+from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
+from ropeway.report.bench import ended_early
+from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
 from ropeway.report.sweep import sweep_record, sweep_table
 from timings import timing
@@ -92,6 +99,16 @@ def test_the_time_left_is_of_all_that_are_to_come() -> None:
     assert first.detail("2/10 done", 1.0) == "2/10 done"
     assert second.detail("2/10 done", 2.0) == "2/10 done · all: about 3.0 s"
     assert second.detail("2/10 done", 90.0) == "2/10 done · all: about 1.0 s"
+
+
+@pytest.mark.parametrize("by", ["clients", "rate"])
+def test_loads_of_a_duration_take_as_long_and_are_named_by_it(
+    by: Literal["clients", "rate"],
+) -> None:
+    load = replace(LOAD, requests=0, duration_s=60.0)
+    step = Ladder(by, (8.0, 16.0)).next(load, [])
+    assert step and step.left_s == 120.0
+    assert step.title.endswith(", requests for 1 min 00 s")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +240,8 @@ def test_all_that_is_said_in_chinese_has_chinese() -> None:
     lines = shown(sweep, 200, "zh")
     assert [line for line in lines if re.search(r"\b(the|requests|goals|of|is)\b", line)] == []
     assert any(line.endswith("达标") for line in lines)
+    assert any(line.split()[:3] == ["并发数", "请求/秒", "进行中"] for line in lines)
+    assert ended_early("failed") and in_language(ended_early("failed"), "zh") == "提前结束：失败"
 
 
 # The verb
@@ -281,6 +300,47 @@ def test_a_server_that_dies_leaves_what_was_measured(tmp_path: Path) -> None:
     sweep = read(tmp_path / "r" / "sweep.json")
     assert (sweep["ended"], len(sweep["rungs"])) == ("failed", 1)
     assert "the engine core died" in str(result.exception)
+
+
+def test_a_page_that_cannot_be_written_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(FAST) as fake:
+        for name in ("r", "j"):
+            (tmp_path / name / "report.html").mkdir(parents=True)
+        result = bench_with(fake.url, "--clients", "1,2", "--out", "r")
+        flags = ("--clients", "1,2", "--out", "j", "--json")
+        assert exit_code(["bench", "--url", fake.url, *SMALL, *flags]) == 1
+    assert isinstance(result.exception, RopewayError)
+    assert "the results could not be written" in result.exception.what
+    assert result.stdout.splitlines()[-1] == "results: r"
+    assert "page: " not in result.stdout
+    document = read_document(capsys.readouterr().out)
+    assert len(document["rungs"]) == 2
+    assert "the results could not be written" in document["error"]["what"]
+
+
+def test_why_a_sweep_ended_is_told_though_that_cannot_be_written(tmp_path: Path) -> None:
+    class Silent:
+        def progress(self, _: object) -> None: ...
+        def end(self, _: object) -> None: ...
+
+    @contextmanager
+    def show(step: Step) -> Iterator[Silent]:
+        if step.name == "clients-2":
+            (tmp_path / "r" / ".sweep.json").mkdir()
+        yield Silent()
+
+    load = replace(LOAD, requests=6, warmup=1)
+    with running(replace(FAST, fault="error", fault_every=8)) as fake:
+        conditions = Conditions(load=load, url=fake.url, model="fake")
+        recipe = Recipe(16, 16, WORDS, WORDS, exact=False)
+        # The eighth request fails: 1 + 6, 1 of the second warm-up.
+        way = Way(Endpoint(fake.url), conditions, recipe, show)
+        sweep, failure = run_sweep(way, Ladder("clients", (1.0, 2.0), 6), tmp_path / "r")
+    assert (sweep.ended, len(sweep.rungs)) == ("failed", 1)
+    assert failure and "the engine core died" in failure.what
 
 
 @pytest.mark.real_time

@@ -65,7 +65,7 @@ def causes(samples: Sequence[Sample], state: ServerState, summary: Summary) -> t
     whole = [
         sample
         for sample in samples
-        if sample.missed is None and 0 < sample.at <= summary.duration_s
+        if sample.missed is None and summary.begins_s < sample.at <= summary.ends_s
     ]
     steady, found = summary.steady, []
     if len(whole) >= _FEWEST:

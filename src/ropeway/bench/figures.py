@@ -86,9 +86,12 @@ class Summary:
     """The figures of a run.
 
     requests       sent in all: completed + failed (`errors`, counted by kind) + unfinished
-    duration_s     from the first request sent to the last one ended
+    begins_s       when the first request was sent, in seconds from the start
+    duration_s     from then to when the last one ended
     input_tokens   of the completed requests, template included, as the server counted
     output_tokens  of completed and unfinished requests: the tokens that arrived in `duration_s`
+    completed_output_tokens
+                   of the completed requests alone
     counted        whether the server counted every completed request's tokens itself; otherwise
                    they are counted by pieces of the stream, which can be too few
     concurrency    requests in flight, on average over `duration_s`
@@ -100,9 +103,12 @@ class Summary:
                    of the completed requests from when they were due; None: closed loop
     failures       what the first failure of each kind said, and how long they took from sending
     due_per_s, sent_per_s
-                   requests that were due and that were sent, by the second; None: closed loop
+                   requests that were due and that were sent, by the second, without the last
+                   burst, after which nothing was due; None: closed loop
     late           requests sent 50 ms or more after they were due: where they are many, the rate
                    that was asked for was not reached
+    late_busy      those of them for which no client was free for so long; the others waited for a
+                   connection to be made, or for the load generator
     steady         figures of the steady part; None: too few requests were sent in it
     cached_share   of `input_tokens`, those from the server's prefix cache; None: it told of none.
                    A server that tells leaves out what is 0
@@ -133,6 +139,14 @@ class Summary:
     late: int = 0
     cached_share: float | None = None
     goodput: Goodput | None = None
+    completed_output_tokens: int = 0
+    begins_s: float = 0.0
+    late_busy: int = 0
+
+    @property
+    def ends_s(self) -> float:
+        """When the last request ended, in seconds from the start."""
+        return self.begins_s + self.duration_s
 
     @property
     def failed(self) -> int:

@@ -182,7 +182,7 @@ def _doubts(probes: Sequence[Rung], rate: float | None, known: Bracket) -> tuple
         if rung.load.rate not in (rate, known.fails):
             continue
         summary = rung.figures.summary
-        doubts += own_doubts(rung.figures.own, summary)
+        doubts += own_doubts(rung.figures.own, summary, rung.load)
         if rung.load.rate != known.fails or rung.concurrency < _BUSY * rung.load.clients:
             continue
         doubts.append(

@@ -98,15 +98,22 @@ def _requests_at(rate: float, rungs: Sequence[Rung]) -> int:
 
 
 def _seconds_left(coming: Sequence[LoadTest], rungs: Sequence[Rung]) -> float | None:
-    """Estimate what the coming loads take: at the pace of the last one, or their own rate."""
-    if all(load.rate for load in coming):
-        return math.fsum(load.requests / (load.rate or 1) for load in coming)
+    """Estimate what the coming loads take: their duration, or requests at their own rate or the
+    pace of the last one."""
     pace = rungs[-1].requests_per_s if rungs else 0.0
-    return sum(load.requests for load in coming) / pace if pace else None
+    seconds = 0.0
+    for load in coming:
+        if load.duration_s is not None:
+            seconds += load.duration_s
+        elif per_s := load.rate or pace:
+            seconds += load.requests / per_s
+        else:
+            return None
+    return seconds
 
 
 def _title(number: int, count: int, load: LoadTest) -> Phrase:
-    values = {"number": number, "count": count, "requests": counted(load.requests, "request")}
+    values = {"number": number, "count": count, "requests": load.amount}
     if load.rate is not None:
         return phrase(
             "{number} of {count}: {rate:g} requests/s, {requests}", rate=load.rate, **values

@@ -20,6 +20,7 @@ class Measurement:
     """A load that was sent.
 
     folder   holds its record (`record`)
+    seen     of the server meanwhile
     failure  why the record could not be kept whole
     """
 
@@ -27,6 +28,7 @@ class Measurement:
     figures: Figures
     ended: Ended
     folder: Path
+    seen: Seen
     failure: RopewayError | None = None
 
 
@@ -84,4 +86,4 @@ def measure(
             unwritten=tuple(name for one in (server, npus) if one for name in one.file.unwritten),
         )
         figures, failure = writer.finish(result, means.calibration, seen if observers else None)
-    return Measurement(conditions, figures, result.ended, folder, failure)
+    return Measurement(conditions, figures, result.ended, folder, seen, failure)

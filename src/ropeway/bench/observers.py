@@ -15,6 +15,7 @@ from ropeway.endpoint.client import Client
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.endpoint.metrics import Reading, together
 from ropeway.phrases import phrase
+from ropeway.spec.secret_values import text_without
 
 _EVERY_S = 1.0
 # An answer that comes later is of no use, and the last one is waited for at the end.
@@ -52,7 +53,7 @@ class Observer(Protocol):
 
 
 class _Lines:
-    """A file of lines, made with the first one. What cannot be written is left out.
+    """A file of lines, made with the first one. What cannot be written whole is left out.
 
     unwritten  its name then
     """
@@ -62,9 +63,16 @@ class _Lines:
         self.unwritten: tuple[str, ...] = ()
 
     def add(self, sample: Sample | NpuSample) -> None:
+        line = line_of(sample)
         try:
-            with self._path.open("ab") as lines:
-                lines.write(line_of(sample))
+            with self._path.open("ab", buffering=0) as lines:
+                end = lines.tell()
+                try:
+                    while line:
+                        line = line[lines.write(line) :]
+                except OSError:
+                    lines.truncate(end)
+                    raise
         except OSError:
             self.unwritten = (self._path.name,)
 
@@ -192,8 +200,16 @@ async def _ask(clients: Sequence[Client]) -> Reading | str | None:
         async with asyncio.timeout(_PATIENCE_S):
             readings = await asyncio.gather(*(client.metrics() for client in clients))
     except RequestFailed as error:
-        return error.what
+        return _without_keys(error.what, clients)
     except TimeoutError:
         return phrase("no answer within {limit:g} s", limit=_PATIENCE_S)
     known = [reading for reading in readings if reading is not None]
     return together(known) if len(known) == len(readings) else None
+
+
+def _without_keys(text: str, clients: Sequence[Client]) -> str:
+    """Return what a server said without our keys; as it is, with its Chinese, where it has none."""
+    hidden = text
+    for client in clients:
+        hidden = text_without(hidden, client.endpoint.key)
+    return text if hidden == text else hidden

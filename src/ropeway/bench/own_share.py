@@ -39,23 +39,32 @@ def own_share(shares: Sequence[Share], calibration: Calibration | None = None) -
 
 def doubts(own: OwnShare, summary: Summary, load: LoadTest) -> tuple[Phrase, ...]:
     """Return why the figures are not to be trusted; empty when they are."""
-    found = own_doubts(own, summary)
+    found = own_doubts(own, summary, load)
     due, sent = summary.due_per_s, summary.sent_per_s
     if due is not None and sent is not None and sent < REACHED * due:
+        busy = summary.late_busy > summary.late / 2
+        values = {"sent": sent, "due": due, "clients": load.clients}
         found.append(
             phrase(
                 "{sent:.3g} requests/s were sent where {due:.3g} were due: all {clients:,} clients"
                 " were busy",
-                sent=sent,
-                due=due,
-                clients=load.clients,
+                **values,
+            )
+            if busy
+            else phrase(
+                "{sent:.3g} requests/s were sent where {due:.3g} were due, with clients free:"
+                " connections had to be made first, or the load generator was late",
+                **values,
             )
         )
     return tuple(found)
 
 
-def own_doubts(own: OwnShare, summary: Summary) -> list[Phrase]:
-    """Return those doubts that are the load generator's own fault, whatever the server did."""
+def own_doubts(own: OwnShare, summary: Summary, load: LoadTest) -> list[Phrase]:
+    """Return those doubts that are the load generator's own fault, whatever the server did.
+
+    What was found with more clients than the load has says nothing of it.
+    """
     found = []
     answer_s = summary.e2e_s.p50 if summary.e2e_s else 0.0
     if own.cpu > _FULL:
@@ -83,7 +92,8 @@ def own_doubts(own: OwnShare, summary: Summary) -> list[Phrase]:
             )
         )
     ttft_s = summary.ttft_s.p50 if summary.ttft_s else 0.0
-    wrong_s = own.calibration.ttft_s.p99 if own.calibration else 0.0
+    known = own.calibration
+    wrong_s = known.ttft_s.p99 if known and known.clients <= load.clients else 0.0
     if wrong_s > max(_WRONG_S, _WRONG_SHARE * ttft_s):
         found.append(
             phrase(

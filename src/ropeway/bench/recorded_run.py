@@ -9,6 +9,7 @@ import msgspec
 from ropeway.bench.load_test import Conditions
 from ropeway.bench.record import SCHEMA, TIMINGS, read_timings
 from ropeway.bench.rounds import blocks, blocks_need
+from ropeway.bench.rungs import WHOLE
 from ropeway.bench.sides import Side
 from ropeway.bench.stats import summarise
 from ropeway.bench.versus import FEWEST_ROUNDS
@@ -18,6 +19,11 @@ from ropeway.phrases import phrase
 
 _CONDITIONS = "conditions.json"
 _LONGEST = 2**20
+_BROKEN_OFF = {
+    "interrupted": phrase("interrupted"),
+    "server away": phrase("server away"),
+    "not recorded": phrase("not recorded"),
+}
 
 
 def read_conditions(folder: Path) -> Conditions:
@@ -80,9 +86,13 @@ def side_of_run(name: str, folder: Path, rounds: int, *, recorded: bool) -> Side
 
 
 def _doubts(path: Path) -> tuple[str, ...]:
-    """Return why a run was not to be trusted, as it said itself; nothing where it did not."""
+    """Return why a run is not to be trusted, as it said itself, or that it did not get so far."""
     try:
         document: Any = parse_json(read_bounded(path, _LONGEST))
-        return msgspec.convert(document["doubts"], tuple[str, ...])
+        ended: str = msgspec.convert(document["ended"], str)
+        doubts = msgspec.convert(document["doubts"], tuple[str, ...])
     except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError):
-        return ()
+        return (phrase("its own verdict is missing, as that of a run that was killed"),)
+    if ended in WHOLE:
+        return doubts
+    return (phrase("it ended early: {ended}", ended=_BROKEN_OFF.get(ended, ended)), *doubts)

@@ -91,6 +91,7 @@ class Difference:
 def round_of(figures: Figures, folder: str) -> Round:
     """Return the figures of a round that was measured."""
     summary = figures.summary
+    completed = max(1, summary.completed)
     means = {
         name: quantiles.mean if (quantiles := getattr(summary, name)) else None
         for name in ("ttft_s", "tpot_s", "e2e_s")
@@ -98,8 +99,8 @@ def round_of(figures: Figures, folder: str) -> Round:
     return Round(
         output_tokens_per_s=summary.output_tokens_per_s,
         requests_per_s=summary.requests_per_s,
-        input_tokens=summary.input_tokens / summary.completed if summary.completed else 0.0,
-        output_tokens=summary.output_tokens / summary.completed if summary.completed else 0.0,
+        input_tokens=summary.input_tokens / completed,
+        output_tokens=summary.completed_output_tokens / completed,
         failed=summary.failed,
         goodput_per_s=summary.goodput.requests_per_s if summary.goodput else None,
         doubts=tuple(map(str, figures.doubts)),

@@ -4,9 +4,8 @@
 NPUs. Times are seconds from the start of the measurement.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import msgspec
 
@@ -89,14 +88,3 @@ class Seen:
 def line_of(sample: Sample | NpuSample) -> bytes:
     """Return a line of its file."""
     return _ENCODER.encode(sample) + b"\n"
-
-
-def read_samples(folder: Path) -> Iterator[Sample]:
-    """Yield what the engines said during the run in this folder; nothing where it was not told.
-
-    Raises ValueError for a line that is none.
-    """
-    path = folder / SERVER
-    if path.exists():
-        with path.open("rb") as lines:
-            yield from map(msgspec.json.Decoder(Sample).decode, lines)

@@ -27,7 +27,7 @@ _COUNTERS: tuple[Callable[[Sample], float | None], ...] = (
 def server_state(seen: Seen, summary: Summary) -> ServerState:
     """Return what the server said of itself during a run that has these figures."""
     answered = [sample for sample in seen.samples if sample.missed is None]
-    inside = [sample for sample in answered if 0 < sample.at <= summary.duration_s]
+    inside = [sample for sample in answered if summary.begins_s < sample.at <= summary.ends_s]
     state = ServerState(
         asked=len(seen.samples),
         samples=len(answered),
@@ -96,7 +96,7 @@ def _npu_use(samples: Sequence[NpuSample], summary: Summary) -> tuple[NpuUse, ..
     """Return the use of the NPUs by host, in the hosts' order."""
     by_host: dict[str, list[HostNpus]] = defaultdict(list)
     for sample in samples:
-        if sample.at <= summary.duration_s:
+        if summary.begins_s < sample.at <= summary.ends_s:
             for host in sample.hosts:
                 by_host[host.host].append(host)
     return tuple(_of_host(name, told) for name, told in by_host.items())
@@ -167,7 +167,9 @@ def _restarted(answered: Sequence[Sample]) -> bool:
 
 def _covers(answered: Sequence[Sample], summary: Summary) -> bool:
     """Return whether the first sample is from before the run and the last from after it."""
-    return bool(answered) and answered[0].at <= 0 and answered[-1].at >= summary.duration_s
+    if not answered:
+        return False
+    return answered[0].at <= summary.begins_s and answered[-1].at >= summary.ends_s
 
 
 def _level(values: Iterable[float | None]) -> Level | None:

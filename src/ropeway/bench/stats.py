@@ -5,6 +5,7 @@ import operator
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import compress
 
 from ropeway.bench.figures import Failures, Goodput, Quantiles, Steady, Summary
@@ -16,6 +17,8 @@ from ropeway.endpoint.stream import Timing
 # Fewer requests in a window say nothing of a steady state.
 _FEWEST_STEADY = 20
 _LATE_S = 0.05
+# Requests that are due at once are, as far as their record tells, which is to the microsecond.
+_AT_ONCE_S = 2e-6
 # The steps in which tokens are counted, in seconds.
 PLACE_S = 0.05
 
@@ -31,7 +34,7 @@ class Columns:
         self.sent, self.ended = array("d"), array("d")
         self.wait, self.ttft, self.tpot, self.e2e = (array("d") for _ in range(4))
         self.good, self.met = array("b"), array("b")
-        self.input = self.output = 0
+        self.input = self.output = self.completed_output = 0
         self.cached: int | None = None
         self.counted = True
         self.errors: Counter[str] = Counter()
@@ -62,6 +65,7 @@ class Columns:
             self.output += timing.output_tokens
             self._place(timing)
         if good:
+            self.completed_output += timing.output_tokens
             self.input += timing.input_tokens or 0
             if timing.cached_tokens is not None:
                 self.cached = (self.cached or 0) + timing.cached_tokens
@@ -96,14 +100,19 @@ def summary_of(columns: Columns, load: LoadTest) -> Summary:
     duration = end - begin
     completed = sum(columns.good)
     open_loop = load.is_open
+    dues = sorted(map(operator.sub, columns.sent, columns.wait)) if open_loop else []
+    last = sum(due > dues[-1] - _AT_ONCE_S for due in dues)
+    late = sum(wait > _LATE_S for wait in columns.wait) if open_loop else 0
     return Summary(
         requests=len(columns.sent),
         completed=completed,
         errors=dict(sorted(errors.items())),
         unfinished=unfinished,
+        begins_s=begin,
         duration_s=duration,
         input_tokens=columns.input,
         output_tokens=columns.output,
+        completed_output_tokens=columns.completed_output,
         counted=columns.counted,
         output_tokens_per_s=columns.output / duration if duration else 0.0,
         requests_per_s=completed / duration if duration else 0.0,
@@ -120,9 +129,10 @@ def summary_of(columns: Columns, load: LoadTest) -> Summary:
             if kind != UNFINISHED and (figures := _quantiles(durations))
         },
         steady=_steady(columns, load),
-        due_per_s=_pace(map(operator.sub, columns.sent, columns.wait)) if open_loop else None,
-        sent_per_s=_pace(columns.sent) if open_loop else None,
-        late=sum(wait > _LATE_S for wait in columns.wait) if open_loop else 0,
+        due_per_s=_pace(dues, last),
+        sent_per_s=_pace(sorted(columns.sent), last) if open_loop else None,
+        late=late,
+        late_busy=_late_busy(columns, load.clients) if late else 0,
         cached_share=_share(columns.cached, columns.input),
         goodput=_goodput(columns.met, duration),
     )
@@ -153,6 +163,21 @@ def _steady(columns: Columns, load: LoadTest) -> Steady | None:
         goodput=_goodput([columns.met[at] for at in inside] if columns.met else [], seconds),
         trend=trend_of(_from_due(columns), begins, ends) if load.rate is not None else None,
     )
+
+
+def _late_busy(columns: Columns, clients: int) -> int:
+    """Return how many requests were late since no client was free.
+
+    Clients take requests in the order in which these are due, and are free again when they end.
+    """
+    dues = array("d", map(operator.sub, columns.sent, columns.wait))
+    free: list[float] = []
+    busy = 0
+    for at in sorted(range(len(dues)), key=dues.__getitem__):
+        begins = heappop(free) if len(free) >= clients else dues[at]
+        heappush(free, columns.ended[at])
+        busy += columns.wait[at] > _LATE_S and begins - dues[at] > _LATE_S
+    return busy
 
 
 def _goodput(met: Sequence[int], seconds: float) -> Goodput | None:
@@ -194,11 +219,14 @@ def _share(part: int | None, whole: int) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def _pace(moments: Iterable[float]) -> float | None:
-    """Return how many moments come in a second; None where there is no time between them."""
-    known = sorted(moments)
-    span = known[-1] - known[0] if known else 0.0
-    return (len(known) - 1) / span if span else None
+def _pace(ordered: Sequence[float], last: int) -> float | None:
+    """Return how many moments come in a second, from the first to where the `last` ones begin.
+
+    Nobody knows how long after these another one would come. None where there is no time between.
+    """
+    count = len(ordered) - last
+    span = ordered[count] - ordered[0] if count > 0 else 0.0
+    return count / span if span else None
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -56,6 +56,7 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
     made = _claim(folder)
     rungs: list[Rung] = []
     ended: Ended = "complete"
+    written: Ended = "complete"
     failure: RopewayError | None = None
     while ended == "complete" and (step := steps.next(way.conditions.load, rungs)) is not None:
         if way.stopped():
@@ -80,11 +81,15 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
             ended = "not recorded"
         try:
             write_sweep(folder, way.conditions, _summed_up(steps, rungs, ended))
+            written = ended
         except RopewayError as error:
             ended, failure = "not recorded", failure or error
     sweep = _summed_up(steps, rungs, ended)
-    if rungs and ended != "not recorded":
-        write_sweep(folder, way.conditions, sweep)
+    if rungs and ended not in (written, "not recorded"):
+        try:
+            write_sweep(folder, way.conditions, sweep)
+        except RopewayError as error:
+            failure = failure or error
     return sweep, failure
 
 

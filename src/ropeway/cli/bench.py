@@ -18,7 +18,6 @@ from ropeway.bench.observers import Beside
 from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import new_run_dir
 from ropeway.bench.run import prepare, stopped_by_interrupt
-from ropeway.bench.samples import read_samples
 from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bench_sweep import SHARE, measure_sweep, steps_of
 from ropeway.cli.beside import beside_options
@@ -254,7 +253,7 @@ def _page(measured: Measurement, planned: Expectation | None, language: str) -> 
         figures=measured.figures,
         ended=measured.ended,
         planned=planned,
-        samples=list(read_samples(measured.folder)),
+        samples=measured.seen.samples,
         causes=measured.figures.server.causes if measured.figures.server else (),
     )
     return render_html(report, language)

@@ -19,10 +19,10 @@ from ropeway.cli.endpoint import is_typed
 from ropeway.cli.files import write_report
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
-from ropeway.errors import EndpointError, Exit, Refused
+from ropeway.errors import EndpointError, Exit, Refused, RopewayError
 from ropeway.phrases import phrase
+from ropeway.report.bench import ended_early
 from ropeway.report.bench_page import LoadReport, render_html
-from ropeway.report.bench_page import Sweep as Curve
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step as Line
 from ropeway.report.sweep import sweep_record, sweep_table
@@ -81,9 +81,9 @@ def measure_sweep(
     with stopped_by_interrupt() as stopped:
         way = Way(endpoint, conditions, recipe, show, stopped, means)
         sweep, failure = run_sweep(way, steps, folder)
-    _report(screen, conditions, sweep, folder)
-    if failure is not None:
-        raise failure
+    unwritten = _report(screen, conditions, sweep, folder)
+    if error := failure or unwritten:
+        raise error
     context = click.get_current_context()
     if sweep.ended == "interrupted":
         context.exit(Exit.INTERRUPTED)
@@ -112,25 +112,24 @@ class _Shown:
 
 
 def _page_of(conditions: Conditions, sweep: Sweep) -> LoadReport:
-    rungs = sorted(sweep.rungs, key=lambda rung: rung.asked(sweep.by))
-    remarks = [one.sentence for one in (sweep.knee, sweep.found) if one is not None]
-    curve = Curve(
-        sweep.by,
-        [(rung.asked(sweep.by), rung.figures.summary) for rung in rungs],
-        doubted={rung.asked(sweep.by) for rung in rungs if rung.figures.doubts},
-        remarks=remarks,
-    )
     command = command_to_repeat(click.get_current_context())
-    return LoadReport(conditions=conditions, command=command, sweep=curve)
+    return LoadReport(conditions=conditions, command=command, ended=sweep.ended, sweep=sweep)
 
 
-def _report(screen: Screen, conditions: Conditions, sweep: Sweep, folder: Path) -> None:
-    if sweep.ended != "complete":
-        screen.answer(f"ended     early: {sweep.ended}")
+def _report(
+    screen: Screen, conditions: Conditions, sweep: Sweep, folder: Path
+) -> RopewayError | None:
+    """Show what was measured, and write the page; return why that could not be written."""
+    failure: RopewayError | None = None
+    if early := ended_early(sweep.ended):
+        screen.answer(early)
     screen.answer(sweep_table(sweep, conditions, screen.language))
     if sweep.rungs:
-        page = write_report(folder, render_html(_page_of(conditions, sweep), screen.language))
-        screen.answer(phrase("page: {file}", file=page))
+        try:
+            page = write_report(folder, render_html(_page_of(conditions, sweep), screen.language))
+            screen.answer(phrase("page: {file}", file=page))
+        except RopewayError as error:
+            failure = error
     screen.answer(sweep_record(sweep, str(folder), screen.language))
     screen.result(document(conditions, sweep, folder))
     if sweep.ended == "complete" and sweep.found is not None and not sweep.found.confirmed:
@@ -145,3 +144,4 @@ def _report(screen: Screen, conditions: Conditions, sweep: Sweep, folder: Path) 
                 )
             )
         )
+    return failure

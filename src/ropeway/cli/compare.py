@@ -1,7 +1,6 @@
 """`ropeway compare`: layouts of the local cluster, or running endpoints, on the same prompts."""
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ropeway.cli.files import run_folder
 from ropeway.cli.load_flags import load_options
 from ropeway.cli.measure import SINGLE, comparison_run, measure_all, report
 from ropeway.cli.options import POSITIVE, config_option, screen_options
+from ropeway.cli.repeat import command_to_repeat
 from ropeway.cli.sides import SideFlags, compare_sides, report_sides
 from ropeway.errors import Exit, Refused
 from ropeway.hosts.interrupts import interruptible
@@ -162,7 +162,7 @@ def _compare_layouts(
             measure_all(run, context, chosen, screen, stages)
     finally:
         baseline = SINGLE if SINGLE in chosen else None
-        report(run, screen, ["ropeway", *sys.argv[1:]], baseline)
+        report(run, screen, shlex.split(command_to_repeat(ctx)), baseline)
     if any(result.status != "ok" for result in run.results):
         ctx.exit(Exit.NO)
 
@@ -171,7 +171,7 @@ def _compare_endpoints(
     ctx: click.Context, flags: SideFlags, out: Path | None, screen: Screen
 ) -> None:
     compared = compare_sides(flags, out, screen)
-    report_sides(compared, screen, shlex.join(["ropeway", *sys.argv[1:]]))
+    report_sides(compared, screen, command_to_repeat(ctx))
     if compared.failure:
         raise compared.failure
     if compared.comparison.ended == "interrupted":

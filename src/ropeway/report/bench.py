@@ -26,6 +26,7 @@ ENDINGS = {
     "time limit": phrase("time limit"),
     "interrupted": phrase("interrupted"),
     "not recorded": phrase("not recorded"),
+    "failed": phrase("failed"),
 }
 LATENCIES = {
     "ttft": phrase("time to first token"),
@@ -83,10 +84,8 @@ def bench_record(
     if planned is not None:
         rows.insert(0, (phrase("plan"), plan_words(summary, planned)))
     say = partial(in_language, language=language)
-    lines = ["", *(_labelled(say(name), say(value)) for name, value in rows)]
-    if late := late_words(summary, conditions.load):
-        lines.insert(1, say(late))
-    return "\n".join(lines)
+    late = map(say, late_words(summary, conditions.load))
+    return "\n".join(["", *late, *(_labelled(say(name), say(value)) for name, value in rows)])
 
 
 def ended_early(ended: str) -> Phrase | None:
@@ -193,7 +192,7 @@ def own_words(own: OwnShare) -> tuple[Phrase, ...]:
     """Return how late the load generator was, how much of a core it used, and how wrong it was."""
     words = (
         phrase(
-            "requests left up to {sent} late, pieces were read up to {read} late (p99)",
+            "requests left {sent} late, pieces were read {read} late (p99)",
             sent=milliseconds(own.sent_late.p99 * 1000),
             read=milliseconds(own.read_late.p99 * 1000),
         ),
@@ -202,7 +201,9 @@ def own_words(own: OwnShare) -> tuple[Phrase, ...]:
     if own.calibration is None:
         return words
     wrong = phrase(
-        "against a known endpoint TTFT was wrong by up to {ttft}, time per token by {tpot} (p99)",
+        "against a known endpoint, with {clients:,} in flight, TTFT was wrong by {ttft}, time per"
+        " token by {tpot} (p99)",
+        clients=own.calibration.clients,
         ttft=milliseconds(own.calibration.ttft_s.p99 * 1000),
         tpot=milliseconds(own.calibration.tpot_s.p99 * 1000),
     )
@@ -228,17 +229,29 @@ def plan_words(summary: Summary, planned: Expectation) -> Phrase:
     )
 
 
-def late_words(summary: Summary, load: LoadTest) -> Phrase | None:
-    """Return how many requests had to wait for a client, or for us; None without any."""
-    if not summary.late:
-        return None
-    return phrase(
-        "{late:,} of {requests:,} requests started late: all {clients:,} clients, or the load"
-        " generator itself, were busy",
-        late=summary.late,
-        requests=summary.requests,
-        clients=load.clients,
-    )
+def late_words(summary: Summary, load: LoadTest) -> list[Phrase]:
+    """Return how many requests were sent late, and what they waited for; nothing without any."""
+    busy, others = summary.late_busy, summary.late - summary.late_busy
+    words = []
+    if busy:
+        words.append(
+            phrase(
+                "{late:,} of {requests:,} requests started late: all {clients:,} clients were busy",
+                late=busy,
+                requests=summary.requests,
+                clients=load.clients,
+            )
+        )
+    if others:
+        words.append(
+            phrase(
+                "{late:,} of {requests:,} requests started late with a client free: a connection"
+                " had to be made first, or the load generator was late",
+                late=others,
+                requests=summary.requests,
+            )
+        )
+    return words
 
 
 def failed_words(summary: Summary) -> Phrase:

@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log10
-from typing import Literal, Protocol
 
 from ropeway.bench.figures import Course, Quantiles, Steady, Summary
+from ropeway.bench.rungs import By, Rung
+from ropeway.bench.samples import Sample
 from ropeway.bench.stats import quantile
 from ropeway.report.compare import axis, curve_points, ticks_of
 from ropeway.report.figures import digits, percent
-
-By = Literal["clients", "rate"]
-Rungs = Sequence[tuple[float, Summary]]
-"""What was asked of each measurement of a sweep, clients or requests/s, and what came of it."""
 
 # An axis ends here at the latest: one outlier would press all others against its beginning.
 _EDGE = 1.5
@@ -31,22 +28,6 @@ Rows = dict[str, Sequence[float]]
 """The values of lines, by their names."""
 Ticks = tuple[tuple[float, str], ...]
 """Places on an axis in percent, and what stands there."""
-
-
-class Sample(Protocol):
-    """The server at one moment, in seconds from the start; None: not known.
-
-    kv_use  share of the KV cache that is in use
-    """
-
-    @property
-    def at(self) -> float: ...
-    @property
-    def running(self) -> float | None: ...
-    @property
-    def waiting(self) -> float | None: ...
-    @property
-    def kv_use(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -176,28 +157,28 @@ def spreads_of(course: Course, summary: Summary) -> tuple[Spread, ...]:
     return tuple(spreads)
 
 
-def curve_of(rungs: Rungs, by: By) -> Curve | None:
+def curve_of(rungs: Sequence[Rung], by: By) -> Curve | None:
     """Return the curve of a sweep: throughput and latencies over what was asked of each rung.
 
     Rungs may come in any order. None for fewer than two, which are no curve.
     """
-    ordered = sorted(rungs, key=lambda rung: rung[0])
+    ordered = sorted(rungs, key=lambda rung: rung.asked(by))
     if len(ordered) < 2:
         return None
-    place = _places([asked for asked, _ in ordered])
-    places = [place(asked) for asked, _ in ordered]
-    summaries = [summary for _, summary in ordered]
+    every = [rung.asked(by) for rung in ordered]
+    place = _places(every)
+    places = [place(asked) for asked in every]
     rows: dict[str, dict[str, list[float | None]]] = {
-        "output": {"output": [one.output_tokens_per_s for one in summaries]}
+        "output": {"output": [rung.tokens_per_s for rung in ordered]}
     }
     if by == "rate":
         rows["achieved"] = {
-            "asked": [asked for asked, _ in ordered],
-            "achieved": [one.requests_per_s for one in summaries],
+            "asked": [*every],
+            "achieved": [rung.requests_per_s for rung in ordered],
         }
     charts = [_over_rungs(key, places, lines) for key, lines in rows.items()]
     for key in ("ttft", "tpot"):
-        latencies = [getattr(one, f"{key}_s") for one in summaries]
+        latencies = [getattr(rung, f"{key}_s") for rung in ordered]
         longest = max((one.p99 for one in latencies if one), default=0.0)
         unit, factor = ("s", 1.0) if longest >= _LONG_S else ("ms", 1000.0)
         values = {
@@ -205,7 +186,7 @@ def curve_of(rungs: Rungs, by: By) -> Curve | None:
             for name in ("p50", "p99")
         }
         charts.append(replace(_over_rungs(key, places, values), unit=unit))
-    ticks = tuple((place(asked), f"{asked:,.6g}") for asked, _ in ordered)
+    ticks = tuple((place(asked), f"{asked:,.6g}") for asked in every)
     return Curve(by, _apart(ticks), tuple(chart for chart in charts if chart.lines))
 
 

@@ -4,11 +4,13 @@ Words that the terminal has too come from `report.bench`; all others are in `ben
 English and Chinese.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ropeway.bench.figures import Course, Figures, Quantiles, Summary
 from ropeway.bench.load_test import MEASURED, NOT_STATED, Conditions
+from ropeway.bench.rungs import Rung, Sweep
+from ropeway.bench.samples import Sample
 from ropeway.phrases import phrase
 from ropeway.plan.candidate import Expectation
 from ropeway.report.bench import (
@@ -29,33 +31,11 @@ from ropeway.report.bench import (
     steady_words,
     tokens_words,
 )
-from ropeway.report.bench_charts import (
-    By,
-    Rungs,
-    Sample,
-    TimeLine,
-    curve_of,
-    spreads_of,
-    time_line,
-)
+from ropeway.report.bench_charts import TimeLine, curve_of, spreads_of, time_line
 from ropeway.report.compare import when
 from ropeway.report.figures import milliseconds, percent, rate, seconds
 from ropeway.report.page import prose, render_page
 from ropeway.units import counted
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Measurements that differ in one thing that was asked: `clients`, or a `rate` of requests.
-
-    doubted  what was asked of those that are not to be trusted
-    remarks  what the curve shows, a sentence each
-    """
-
-    by: By
-    rungs: Rungs
-    doubted: Collection[float] = ()
-    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +99,7 @@ def render_html(report: LoadReport, language: str = "en") -> str:
     course = figures.course if figures else None
     load = conditions.load
     sweep = report.sweep
+    rungs = rungs_of(sweep) if sweep else []
     return render_page(
         "bench.html.j2",
         {
@@ -156,16 +137,21 @@ def render_html(report: LoadReport, language: str = "en") -> str:
         spreads=spreads_of(course, summary) if course and summary else (),
         time=_time_line(course, summary, report) if course and summary else None,
         sweep=sweep,
-        rungs=sorted(sweep.rungs, key=lambda rung: rung[0]) if sweep else [],
-        best=best_rung(sweep) if sweep else None,
-        curve=curve_of(sweep.rungs, sweep.by) if sweep else None,
+        remarks=[one.sentence for one in (sweep.knee, sweep.found) if one] if sweep else [],
+        rungs=rungs,
+        best=max(rungs, key=lambda rung: rung.tokens_per_s, default=None),
+        curve=curve_of(rungs, sweep.by) if sweep else None,
         started=when(conditions.started_at),
     )
 
 
-def best_rung(sweep: Sweep) -> tuple[float, Summary] | None:
-    """Return the measurement with the most output tokens per second; None without any."""
-    return max(sweep.rungs, key=lambda rung: rung[1].output_tokens_per_s, default=None)
+def rungs_of(sweep: Sweep) -> list[Rung]:
+    """Return the rungs that the page shows, from the smallest load to the largest.
+
+    A search for a rate begins with measurements that have none.
+    """
+    rungs = [rung for rung in sweep.rungs if sweep.by == "clients" or rung.load.rate is not None]
+    return sorted(rungs, key=lambda rung: rung.asked(sweep.by))
 
 
 def _time_line(course: Course, summary: Summary, report: LoadReport) -> TimeLine:
@@ -178,7 +164,7 @@ def _notes(summary: Summary, report: LoadReport) -> list[str]:
     """Return what a reader must know of the run, besides its figures and doubts."""
     notes: list[str | None] = [
         failed_words(summary) if summary.failed else None,
-        late_words(summary, report.conditions.load),
+        *late_words(summary, report.conditions.load),
         None if summary.counted else NOT_COUNTED,
     ]
     if summary.unfinished:

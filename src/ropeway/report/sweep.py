@@ -18,19 +18,6 @@ from ropeway.report.table import ByWidth, prose, table
 
 # Beside what was asked for where the figures are in doubt.
 _DOUBT = "!"
-_TITLES = {
-    "zh": {
-        "clients": "并发数",
-        "asked requests/s": "目标 请求/秒",
-        "requests/s": "请求/秒",
-        "in flight": "实际并发",
-        "tokens/s": "token/秒",
-        "failed": "失败",
-        "goodput": "有效吞吐",
-        "within goals": "达标比例",
-        "verdict": "结论",
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -101,10 +88,9 @@ def _bounds(sweep: Sweep, language: str) -> list[str]:
 
 def _curve(sweep: Sweep, language: str, *, wide: bool) -> Table:
     columns = _columns(sweep, wide=wide)
-    words = _TITLES.get(language, {})
     titles = []
     for column in columns:
-        title = words.get(column.title, column.title)
+        title = in_language(column.title, language)
         narrow = title if wide else title.replace(" ", "\n", 1)
         titles.append(narrow if column.left else f">{narrow}")
     grid = table(*titles)
@@ -121,24 +107,26 @@ def _columns(sweep: Sweep, *, wide: bool) -> list[_Column]:
     rungs, found = sweep.rungs, sweep.found
     goals = any(rung.goodput for rung in rungs)
     by_rate = any(rung.load.rate for rung in rungs)
-    asked = "asked requests/s" if by_rate else "clients"
+    asked = phrase("asked requests/s") if by_rate else phrase("clients")
     columns = [_Column(asked, lambda rung: _asked(rung, by_rate=by_rate))]
-    columns.append(_Column("requests/s", lambda rung: rate(rung.requests_per_s)))
+    columns.append(_Column(phrase("requests/s"), lambda rung: rate(rung.requests_per_s)))
     if wide or not (goals or found):
-        columns.append(_Column("in flight", lambda rung: digits(rung.concurrency)))
+        columns.append(_Column(phrase("in flight"), lambda rung: digits(rung.concurrency)))
     if wide or not found:
-        columns.append(_Column("tokens/s", lambda rung: rate(rung.tokens_per_s)))
+        columns.append(_Column(phrase("tokens/s"), lambda rung: rate(rung.tokens_per_s)))
     columns += _latencies("TTFT", lambda rung: rung.ttft_s)
     columns += _latencies("TPOT", lambda rung: rung.tpot_s)
     if wide or any(rung.figures.summary.failed for rung in rungs):
-        columns.append(_Column("failed", lambda rung: f"{rung.figures.summary.failed:,}"))
+        columns.append(_Column(phrase("failed"), lambda rung: f"{rung.figures.summary.failed:,}"))
     if goals:
         if wide:
-            columns.append(_Column("goodput", _goodput))
-        columns.append(_Column("within goals", _share))
+            columns.append(_Column(phrase("goodput"), _goodput))
+        columns.append(_Column(phrase("within goals"), _share))
     if found is not None:
         verdicts = found.verdicts
-        columns.append(_Column("verdict", lambda rung: verdicts.get(rung.name, ""), left=True))
+        columns.append(
+            _Column(phrase("verdict"), lambda rung: verdicts.get(rung.name, ""), left=True)
+        )
     return columns
 
 
