@@ -37,6 +37,7 @@ from running import PORT, conditions, ropeway, service, vllm_bench, write_engine
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.run import prepare
 from ropeway.bench.turns import order
+from ropeway.bench.workloads.choose import workload_of
 from ropeway.bench.workloads.spool import drawn
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.metrics import Histogram, read_metrics
@@ -115,7 +116,8 @@ def case_of(url: str, load: LoadTest, folder: Path) -> Case:
     """Write random prompts into the folder, as long as asked for by the server's own tokenizer."""
     _, recipe = asyncio.run(prepare(Endpoint(f"{url}/v1"), None, load))
     print(f"prompts: {recipe}", flush=True)
-    prompts = list(load.counted_prompts(recipe))
+    bodies = (talk.question("") for talk in workload_of("", load, recipe).talks(0, 1))
+    prompts = [json.loads(body)["messages"][0]["content"] for body in bodies]
     case = Case(url, load, {OURS: folder / "ours.jsonl", THEIRS: folder / "theirs.jsonl"})
     write_rows(case.files[OURS], our_rows(prompts, load.seed))
     write_rows(case.files[THEIRS], prompts)

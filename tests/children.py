@@ -44,6 +44,19 @@ def are_gone(*files: Path) -> bool:
     return all(is_gone(pid) for file in files for pid in pids(file))
 
 
+def spawned(pid: int) -> list[int]:
+    """The ids of the processes that a process has started by `multiprocessing`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
 def interrupt(code: str, *args: str, once: Callable[[], object]) -> None:
     """Run Python code as a program of its own, and send it Ctrl-C, which must end it, once it is
     time."""

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import os
 import re
 import shlex
 import signal
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 
-from children import INTERRUPTIBLE
+from children import INTERRUPTIBLE, spawned
 from engine_metrics import honest
 from json_documents import read_document
 from ports import free_port
@@ -308,6 +309,30 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> Non
     assert summary["ended"] == "interrupted"
     assert 4 < summary["completed"] <= len(timings.read_text().splitlines())
     assert summary["errors"] == {}
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("flag", "begun"), [("--calibration", 1), ("--calibration", 2), ("--no-calibration", 1)]
+)
+def test_ctrl_c_in_a_terminal_goes_to_all_processes_and_one_decides(
+    tmp_path: Path, flag: str, begun: int
+) -> None:
+    argv = (*INTERRUPTIBLE, sys.executable, "-m", "ropeway", "bench", *SMALL, flag)
+    pipe = subprocess.PIPE
+    with running(FAST) as fake:
+        more = ("--url", fake.url, "--requests", "99999", "--out", str(tmp_path / "r"))
+        with subprocess.Popen(
+            (*argv, *more), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        ) as process:
+            try:
+                wait_for(lambda: len(spawned(process.pid)) >= begun)
+                os.killpg(process.pid, signal.SIGINT)
+                _, err = process.communicate(timeout=SECONDS)
+            finally:
+                process.kill()
+    assert (process.returncode, "Traceback" in err) == (130, False), err
+    assert set(re.findall("error.*", err)) <= {"error: interrupted"}
 
 
 def test_lengths_beyond_the_context_are_refused_before_anything_is_sent(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_an_early_end_comes_first() -> None:
     assert rows(TIMINGS)[0].startswith("SmolLM2")
 
 
+def test_requests_that_were_sent_again_are_said() -> None:
+    closed = replace(bad(), own=replace(bad().own, repeated=2))
+    record = bench_record(closed, CONDITIONS, folder="runs/x")
+    assert "; 2 requests sent again, since the server had closed their connection" in record
+    assert "sent again" not in bench_record(bad(), CONDITIONS, folder="runs/x")
+
+
 def test_what_stands_below_the_table() -> None:
     load = replace(CONDITIONS, load=OPEN)
     lines = bench_record(bad(), load, folder="runs/x", planned=EXPECTED, page="runs/x/p").split(

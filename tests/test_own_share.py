@@ -28,6 +28,10 @@ def test_a_load_generator_that_had_time_leaves_no_doubt() -> None:
         (replace(QUIET, waited=0.39), "was kept waiting for 39% of the time"),
         (replace(QUIET, sent_late=Late(0.0, 0.2, 0.3)), "was sent 200.0 ms or more after"),
         (
+            replace(QUIET, first_early=Late(0.0, 0.04, 0.3)),
+            "one TTFT in a hundred may be too long by 40.0 ms or more: the load generator read its",
+        ),
+        (
             replace(QUIET, calibration=Calibration(4, 12, Late(0, 0.05, 0.06), Late(0, 0, 0))),
             "one TTFT in a hundred was wrong by 50.0 ms or more",
         ),
@@ -62,18 +66,21 @@ def test_what_is_found_with_more_clients_says_nothing_of_fewer() -> None:
 
 
 def test_what_several_processes_say_is_put_together() -> None:
-    sent, read = Lateness(), Lateness()
+    sent, read, first = Lateness(), Lateness(), Lateness()
     for number in range(1, 101):
         sent.add(number * 1_000_000)
         read.add(number * 10_000)
+        first.add(number * 100_000)
     own = own_share(
         [
-            Share("complete", 2.0, 0.1, 10.0, read, sent),
-            Share("complete", 5.0, 1.0, 10.0, Lateness(), Lateness()),
+            Share("complete", 2.0, 0.1, 10.0, read, sent, repeated=1, first_early=first),
+            Share("complete", 5.0, 1.0, 10.0, Lateness(), Lateness(), repeated=2),
         ]
     )
     assert (own.processes, own.cpu, own.waited) == (2, 0.5, 0.1)
     assert own.sent_late.p50 == pytest.approx(0.05, rel=0.1)
     assert own.sent_late.longest == pytest.approx(0.1)
     assert own.read_late.p99 == pytest.approx(0.001, rel=0.1)
+    assert own.repeated == 3
+    assert own.first_early.p50 == pytest.approx(0.005, rel=0.1)
     assert own_share([]).cpu == 0

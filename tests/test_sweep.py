@@ -13,22 +13,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import raw_http
 from click.testing import CliRunner, Result
 from fake_endpoint import Behaviour, running
 from rich.cells import cell_len
 
 from children import INTERRUPTIBLE
 from json_documents import read_document
+from ports import free_port
 from queues import rung
 from ropeway.bench.goals import Goals
 from ropeway.bench.ladder import Ladder, Step, ladder_of
 from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.measure import Measurement
 from ropeway.bench.prompts import WORDS, Recipe
+from ropeway.bench.run import Progress
 from ropeway.bench.rungs import Found, Knee, Rung, Sweep, knee
 from ropeway.bench.sweep import Way, run_sweep
 from ropeway.cli.bench import bench
 from ropeway.cli.main import exit_code
 from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import ServerAway
 from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import phrase
 from ropeway.report.bench import ended_early
@@ -40,6 +45,7 @@ from waiting import SECONDS, wait_for
 
 FAST = Behaviour(ttft_s=0.02, tpot_s=0.001)
 LOAD = LoadTest(input_tokens=16, output_tokens=8, clients=1, requests=8)
+RECIPE = Recipe(16, 16, WORDS, WORDS, exact=False)
 SMALL = ("--requests", "6", "--output-tokens", "4", "--input-tokens", "8", "--warmup", "1")
 
 
@@ -381,6 +387,50 @@ def test_nobody_there_leaves_no_folder(tmp_path: Path) -> None:
         result = bench_with(fake.url, "--clients", "1,2", "--out", str(tmp_path / "r"))
     assert "the engine core died" in str(result.exception)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.real_time
+def test_a_server_that_is_away_for_good_ends_all_and_no_load_is_tried_again(tmp_path: Path) -> None:
+    class Shown:
+        def progress(self, _: Progress) -> None:
+            server.kill()
+
+        def end(self, _: Measurement) -> None: ...
+
+    @contextmanager
+    def show(_: Step) -> Iterator[Shown]:
+        yield Shown()
+
+    argv = (sys.executable, raw_http.__file__, "--ttft", "0.01")
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"{server.stdout.readline().strip()}/v1"
+        way = Way(Endpoint(url), Conditions(load=LOAD, url=url, model="fake"), RECIPE, show)
+        sweep, failure = run_sweep(way, Ladder("clients", (1, 2), requests=99_999), tmp_path)
+    assert (sweep.ended, failure) == ("failed", None)
+    assert [one.ended for one in sweep.rungs] == ["server away"]
+    assert not sweep.succeeded
+
+
+def test_an_error_of_the_first_load_is_told_though_its_folder_is_not_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+
+    class Shown:
+        def progress(self, _: Progress) -> None: ...
+        def end(self, _: Measurement) -> None: ...
+
+    @contextmanager
+    def show(_: Step) -> Iterator[Shown]:
+        (folder / "mine").write_text("")
+        yield Shown()
+
+    ladder = ladder_of((1, 2), (), None)
+    assert ladder is not None
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    way = Way(Endpoint(url), Conditions(load=LOAD, url=url, model="fake"), RECIPE, show)
+    with pytest.raises(ServerAway):
+        run_sweep(way, ladder, folder)
+    assert [path.name for path in folder.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ropeway.bench.figures import Calibration, Late
 from ropeway.bench.record import timings_of
+from ropeway.bench.sending.children import start_deaf
 from ropeway.bench.sending.crew import Crew
 from ropeway.bench.sending.mirror import PIECES, mirror
 from ropeway.bench.sending.worker import Task
@@ -47,6 +48,8 @@ def calibrate(
         task = Task(endpoint, _Questions(), _Questions(some=False), clients, _SECONDS)
         with Crew(task, processes) as crew:
             crew.run(lines.append, lambda _: None, stopped)
+        if crew.failure is not None:
+            raise crew.failure
     return calibration_of(clients, timings_of(b"".join(lines).splitlines()))
 
 
@@ -69,7 +72,7 @@ def _serving() -> Iterator[Endpoint]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=mirror, args=(theirs,), daemon=True)
-    process.start()
+    start_deaf(process)
     theirs.close()
     try:
         yield Endpoint(f"http://127.0.0.1:{ours.recv()}/v1")

@@ -101,7 +101,8 @@ class Summary:
     wait_s         from when a completed request was due until it was sent; None: closed loop
     due_ttft_s, due_e2e_s
                    of the completed requests from when they were due; None: closed loop
-    failures       what the first failure of each kind said, and how long they took from sending
+    failures       what the first failure of each kind said, and how long they took from sending;
+                   what was never sent, since there was no connection: from when it was due
     due_per_s, sent_per_s
                    requests that were due and that were sent, by the second, without the last
                    burst, after which nothing was due; None: closed loop
@@ -186,9 +187,14 @@ class OwnShare:
     cpu        cores that the busiest of them used, at most 1
     waited     share of the time for which one of them was ready to run and had no processor
     sent_late  requests: from when they were due, and a client was free, until they were sent
-    read_late  pieces of answers: from when the kernel had them until we read them; not in any
-               latency, since their times are those of the kernel, but in what followed from them
+    read_late  pieces of answers: from when the kernel had the last of what we read at once until
+               we read it; that is in no latency, since times are those of the kernel, but in what
+               followed from them
     calibration  how wrong latencies were where the truth is known; None: that was not measured
+    repeated   requests that were sent again, since the server closed their connection within a
+               second and said nothing: it had been idle. Their times count from the first sending
+    first_early  by how much TTFTs may be too long: first tokens that were read together with later
+               ones have the time of the last; since when they can have come is known
     """
 
     processes: int
@@ -197,6 +203,8 @@ class OwnShare:
     sent_late: Late
     read_late: Late
     calibration: Calibration | None = None
+    repeated: int = 0
+    first_early: Late = Late(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ REACHED = 0.97
 
 def own_share(shares: Sequence[Share], calibration: Calibration | None = None) -> OwnShare:
     """Return what all processes say together, and what was found before they sent."""
-    sent, read = Lateness(), Lateness()
+    sent, read, first = Lateness(), Lateness(), Lateness()
     for share in shares:
         sent.merge(share.sent_late)
         read.merge(share.read_late)
+        first.merge(share.first_early)
     return OwnShare(
         processes=len(shares),
         cpu=max((share.cpu / share.seconds for share in shares if share.seconds), default=0.0),
@@ -34,6 +35,8 @@ def own_share(shares: Sequence[Share], calibration: Calibration | None = None) -
         sent_late=_late(sent),
         read_late=_late(read),
         calibration=calibration,
+        repeated=sum(share.repeated for share in shares),
+        first_early=_late(first),
     )
 
 
@@ -92,6 +95,14 @@ def own_doubts(own: OwnShare, summary: Summary, load: LoadTest) -> list[Phrase]:
             )
         )
     ttft_s = summary.ttft_s.p50 if summary.ttft_s else 0.0
+    if own.first_early.p99 > max(_WRONG_S, _WRONG_SHARE * ttft_s):
+        found.append(
+            phrase(
+                "one TTFT in a hundred may be too long by {early} or more: the load generator read"
+                " its token late, together with later ones",
+                early=format_seconds(own.first_early.p99),
+            )
+        )
     known = own.calibration
     wrong_s = known.ttft_s.p99 if known and known.clients <= load.clients else 0.0
     if wrong_s > max(_WRONG_S, _WRONG_SHARE * ttft_s):

@@ -23,7 +23,7 @@ from ropeway.errors import RopewayError
 from ropeway.phrases import joined, phrase
 from ropeway.units import format_seconds
 
-Ended = Literal["complete", "interrupted", "time limit", "not recorded"]
+Ended = Literal["complete", "interrupted", "time limit", "server away", "not recorded"]
 
 _ANY = Recipe(1, 1, WORDS, WORDS, exact=False)
 _HELLO = ({"role": "user", "content": "Hello"},)
@@ -68,7 +68,7 @@ class BenchResult:
 
     errors   requests that failed
     shares   what each process says of itself
-    failure  why the record could not be kept, which ended the run
+    failure  why the record could not be kept, or a process not go on, which ended the run
     """
 
     ended: Ended
@@ -95,8 +95,8 @@ def run_bench(
     `on_progress` is called twice a second and once at the end. `stopped` is asked four times a
     second whether to end early and keep what was measured. A failed request is a line with an
     error, and the run goes on; but when every request of the warm-up fails, the first
-    RequestFailed is raised, and so is one without which nothing can begin. `observers` look at the
-    server meanwhile.
+    RequestFailed is raised, and so is what ends a process before anything was measured. `observers`
+    look at the server meanwhile.
     """
     task = Task(
         endpoint=target,
@@ -106,32 +106,24 @@ def run_bench(
         limit_s=load.time_limit_s,
         duration_s=load.duration_s,
     )
-    failure: RopewayError | None = None
     with Crew(task, processes, observers) as crew:
-        meter = _Meter(load, crew)
+        meter, keeper = _Meter(load, crew), _Keeper(keep, crew)
 
         def look(now: Look) -> None:
             if on_progress is not None:
                 on_progress(meter.progress(now))
 
-        def keep_or_end(lines: bytes) -> None:
-            nonlocal failure
-            if failure is None:
-                try:
-                    keep(lines)
-                except RopewayError as error:
-                    failure = error
-                    crew.halt()
-
         try:
-            shares = crew.run(keep_or_end, look, stopped)
+            shares = crew.run(keeper.keep, look, stopped)
         finally:
             for observer in observers:
                 observer.end()
         errors = crew.look.errors
         if crew.began:
             look(crew.look)
-    if failure is not None:
+    if crew.failure is not None and not keeper.any:
+        raise crew.failure
+    if (failure := keeper.failure or crew.failure) is not None:
         return BenchResult("not recorded", errors, shares, failure)
     early = [share.ended for share in shares if share.ended != "complete"]
     return BenchResult(early[0] if early else "complete", errors, shares)
@@ -191,6 +183,29 @@ def stopped_by_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class _Keeper:
+    """Keeps lines of the record until that fails, which ends the run. `any`: whether it kept some.
+
+    failure  why it failed
+    """
+
+    def __init__(self, keep: Callable[[bytes], None], crew: Crew) -> None:
+        self._keep, self._crew = keep, crew
+        self.any = False
+        self.failure: RopewayError | None = None
+
+    def keep(self, lines: bytes) -> None:
+        """Keep these lines, if all before could be kept."""
+        if self.failure is not None:
+            return
+        try:
+            self._keep(lines)
+            self.any = True
+        except RopewayError as error:
+            self.failure = error
+            self._crew.halt()
 
 
 class _Meter:

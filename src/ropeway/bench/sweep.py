@@ -5,7 +5,7 @@ figures so far, and is written anew after each, so that a run that ends early ha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -69,7 +69,8 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
         except RopewayError as error:
             if not rungs:
                 if made:
-                    folder.rmdir()
+                    with suppress(OSError):  # something is in it, such as samples of the server
+                        folder.rmdir()
                 raise
             ended, failure = "failed", error
             break
@@ -77,6 +78,8 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
         failure = measured.failure
         if measured.ended == "interrupted":
             ended = "interrupted"
+        elif measured.ended == "server away":
+            ended = "failed"
         elif failure is not None:
             ended = "not recorded"
         try:

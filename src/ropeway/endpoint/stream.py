@@ -44,7 +44,8 @@ class Failure:
 class Timing:
     """One request, seen from outside. Times are seconds of the client's monotonic clock.
 
-    sent           the request's headers were written; the connection was open already
+    sent           the request's headers were written; the connection was open already. Of one that
+                   failed before: when it was due
     first_token    the first piece that carries a token; None when there was none
     chunks         (time, tokens) of each piece; the tokens are a guess of 1 a piece unless the
                    server counts in every piece, so rates come from `output_tokens` instead
@@ -53,8 +54,8 @@ class Timing:
     output_tokens  from the server's usage when `counted` is true, else the sum over the chunks
     due            when it was to be sent: what lies between is waiting for the client
     cached_tokens  of the prompt, from the server's prefix cache; None: it does not say
-    late_s         the longest that a piece had arrived before this process read it, where the times
-                   of pieces are those of their arrival
+    late_s         the longest that a piece may have lain here before this process read it, where
+                   the times of pieces are those of their arrival
     """
 
     sent: float

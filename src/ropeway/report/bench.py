@@ -25,6 +25,7 @@ TOO_SHORT = phrase("too few requests at full load for a steady part")
 ENDINGS = {
     "time limit": phrase("time limit"),
     "interrupted": phrase("interrupted"),
+    "server away": phrase("server away"),
     "not recorded": phrase("not recorded"),
     "failed": phrase("failed"),
 }
@@ -190,7 +191,7 @@ def cached_row(summary: Summary) -> list[tuple[Phrase, Phrase]]:
 
 def own_words(own: OwnShare) -> tuple[Phrase, ...]:
     """Return how late the load generator was, how much of a core it used, and how wrong it was."""
-    words = (
+    words: tuple[Phrase, ...] = (
         phrase(
             "requests left {sent} late, pieces were read {read} late (p99)",
             sent=milliseconds(own.sent_late.p99 * 1000),
@@ -198,6 +199,12 @@ def own_words(own: OwnShare) -> tuple[Phrase, ...]:
         ),
         phrase("{cpu:.0%} of a core", cpu=own.cpu),
     )
+    if own.repeated:
+        requests = counted(own.repeated, "request")
+        again = phrase(
+            "{requests} sent again, since the server had closed their connection", requests=requests
+        )
+        words = (*words, again)
     if own.calibration is None:
         return words
     wrong = phrase(

@@ -22,6 +22,9 @@ _SECOND = 1_000_000_000
 class AnswerReader:
     """Reads one flight. `tokens` so far, by pieces; `timing` when it has ended.
 
+    early, first_early  how much earlier than is told a piece, and the first one, may have come,
+                        in nanoseconds: where they were read together with later ones
+
     Times are seconds from `zero`, a moment of the monotonic clock in nanoseconds.
     """
 
@@ -32,6 +35,8 @@ class AnswerReader:
         self._body = Body(flight.response)
         self._follower: Follower | None = None
         self._refusal, self._size = b"", 0
+        self._any = False
+        self.early = self.first_early = 0
 
     @property
     def tokens(self) -> int:
@@ -53,10 +58,10 @@ class AnswerReader:
         flight = self._flight
         pieces, flight.pieces = flight.pieces, []
         try:
-            for stamp, data in pieces if flight.error is None else ():
+            for stamp, data, earlier in pieces if flight.error is None else ():
                 if part := self._body.feed(data):
                     self._now = (stamp - self._zero) / _SECOND
-                    self._take(part)
+                    self._take(part, earlier)
             if flight.ended and flight.whole:
                 self._close()
         except RequestFailed as error:
@@ -68,11 +73,12 @@ class AnswerReader:
     def timing(self) -> Timing:
         """Return the record of a flight that has ended."""
         flight, watch = self._flight, self._watch
-        sent = flight.sent or flight.ended
+        sent = flight.sent or flight.due  # what was never sent has waited for its connection
         watch.start((sent - self._zero) / _SECOND)
         self._now = (flight.ended - self._zero) / _SECOND
         due = (flight.due - self._zero) / _SECOND
-        return replace(watch.timing(self._error()), due=due, late_s=flight.late / _SECOND)
+        late = max(flight.late, self.early)
+        return replace(watch.timing(self._error()), due=due, late_s=late / _SECOND)
 
     def _error(self) -> Failure | None:
         if self._flight.cut:
@@ -83,7 +89,7 @@ class AnswerReader:
         evidence = f" ({error.evidence[0]})" if error.evidence else ""
         return Failure(error.kind, text_without(error.what + evidence, self._endpoint.key))
 
-    def _take(self, part: bytes) -> None:
+    def _take(self, part: bytes, earlier: int) -> None:
         if self._follower is None and self._flight.response.status == 200 and self._streams():
             self._follower = Follower(self._endpoint, self._watch)
         if self._follower is None:
@@ -92,8 +98,12 @@ class AnswerReader:
             if self._size > LONGEST_DOCUMENT:
                 raise too_long(self._endpoint)
         elif not self._follower.done:
-            for _ in self._follower.feed(part):
-                pass
+            count = sum(1 for _ in self._follower.feed(part))
+            if count > 1:
+                self.early = max(self.early, earlier)
+                if not self._any:
+                    self.first_early = max(0, earlier)
+            self._any = self._any or count > 0
 
     def _close(self) -> None:
         """Judge an answer that is whole. Raises RequestFailed."""

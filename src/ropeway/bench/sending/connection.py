@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropeway.bench.sending.flight import Flight
+from ropeway.endpoint.address import Endpoint
+from ropeway.endpoint.failures import (
+    RequestFailed,
+    cannot_connect,
+    no_handshake,
+    not_trusted,
+)
 
 # Linux gives the time at which the kernel had the last byte of what is read (socket(7); the numbers
 # are those of asm-generic/socket.h, which Python's module does not name).
@@ -148,3 +155,12 @@ class Connection:
                 break
             parts.append(part)
         return (stamp, b"".join(parts)) if parts else None
+
+
+def no_way(endpoint: Endpoint, error: OSError) -> RequestFailed:
+    """Return why no connection is made."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return not_trusted(endpoint, error.verify_message)
+    if isinstance(error, ssl.SSLError):
+        return no_handshake(endpoint, error)
+    return cannot_connect(endpoint, error.errno, str(error))

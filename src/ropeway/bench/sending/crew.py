@@ -3,12 +3,24 @@
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from ropeway.bench.observers import Observer
-from ropeway.bench.sending.worker import Halt, Look, Rows, Share, Start, Task, Warm, work
+from ropeway.bench.sending.children import start_deaf
+from ropeway.bench.sending.worker import (
+    NOTHING,
+    Halt,
+    Look,
+    Rows,
+    Share,
+    Start,
+    Task,
+    Warm,
+    work,
+)
 from ropeway.errors import RopewayError
 from ropeway.phrases import phrase
 
@@ -26,11 +38,19 @@ class _Member:
     warm: bool = False
     share: Share | None = None
 
+    def tell(self, message: Halt | Start) -> None:
+        """Send a message; of one that has died the pipe's end is still to be read."""
+        with suppress(ConnectionError):
+            self.pipe.send(message)
+
 
 class Crew:
     """Processes that do the same task, each with its share of the clients: `with Crew(task, 2)`.
 
     They are warmed up one by one, and then start at the same moment, which `observers` are told.
+
+    began    that moment, seconds of the monotonic clock; 0: not yet
+    failure  why one of them ended in the middle, which ends all
     """
 
     def __init__(self, task: Task, count: int, observers: Sequence[Observer] = ()) -> None:
@@ -40,12 +60,13 @@ class Crew:
         self._members: list[_Member] = []
         self._halted = False
         self.began = 0.0
+        self.failure: RopewayError | None = None
         for index in range(count):
             ours, theirs = context.Pipe()
             clients = task.clients // count + (index < task.clients % count)
             part = replace(task, index=index, count=count, clients=clients)
             process = context.Process(target=work, args=(part, theirs), daemon=True)
-            process.start()
+            start_deaf(process)
             theirs.close()
             self._members.append(_Member(process, ours))
 
@@ -81,7 +102,7 @@ class Crew:
         """Let all work until they are done or `stopped`; return what each says at its end.
 
         `keep` gets lines of the record as they come; when it raises, everything ends. Raises the
-        RequestFailed of a process that could not begin.
+        RopewayError of a process that could not begin; of one that could not go on: `failure`.
         """
         looked = time.monotonic()
         while not all(member.share for member in self._members):
@@ -101,7 +122,7 @@ class Crew:
             self._halted = True
             for member in self._members:
                 if not member.share:
-                    member.pipe.send(Halt())
+                    member.tell(Halt())
 
     def _take(self, member: _Member, keep: Callable[[bytes], None]) -> None:
         try:
@@ -110,7 +131,8 @@ class Crew:
             member.process.join(_JOIN_S)
             code = member.process.exitcode
             what = phrase("the process that sends has died, with exit code {code}", code=code)
-            raise RopewayError(what) from None
+            self._lose(member, RopewayError(what))
+            return
         if isinstance(message, Rows):
             keep(message.lines)
         elif isinstance(message, Look):
@@ -121,10 +143,18 @@ class Crew:
         elif isinstance(message, Share):
             member.share = message
             if message.failure:
-                raise message.failure
+                self._lose(member, message.failure)
+
+    def _lose(self, member: _Member, failure: RopewayError) -> None:
+        """End all since one has failed; raise why, unless they have begun and may have sent."""
+        if not self.began:
+            raise failure
+        self.failure = self.failure or failure
+        member.share = member.share or NOTHING
+        self.halt()
 
     def _start_together(self) -> None:
-        if all(member.warm for member in self._members):
+        if not self._halted and all(member.warm for member in self._members):
             for observer in self._observers:
                 observer.before()
             start = time.monotonic_ns() + _LEAD_NS
@@ -132,4 +162,4 @@ class Crew:
             for observer in self._observers:
                 observer.start(self.began)
             for member in self._members:
-                member.pipe.send(Start(start))
+                member.tell(Start(start))

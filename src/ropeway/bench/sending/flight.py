@@ -1,7 +1,9 @@
 """One request on its way: what was sent when, and every piece that came, with its time.
 
 Times are nanoseconds of the monotonic clock. A piece's time is when the kernel had it, not when we
-came to read it: what this process was late by is kept apart.
+came to read it: what this process was late by is kept apart. Of several pieces that are read at
+once the kernel tells the time of the last one alone; how much earlier the first may have come is
+kept too.
 """
 
 from dataclasses import dataclass, field
@@ -33,10 +35,11 @@ class Flight:
     """A request in flight, or one that has ended.
 
     due     when it was to be sent: a moment of the arrivals, or when its client became free
-    sent    when it was handed to the kernel; 0: not yet
+    sent    when it was handed to the kernel, the first time; 0: not yet
     heard   when something last happened
     late    the longest that a piece had lain in the kernel before we read it
-    pieces  (when the kernel had them, bytes) of head and body, as far as they are not read yet
+    pieces  of head and body, as far as they are not read yet: when the kernel had the last byte,
+            the bytes, and how much earlier the first of them may have come
     error   why it failed; `broken`: how its connection ended too
             early; `silent`: whether nothing came for too long
     cut     whether we broke it off, since the run ended
@@ -51,7 +54,7 @@ class Flight:
     heard: int = 0
     ended: int = 0
     late: int = 0
-    pieces: list[tuple[int, bytes]] = field(default_factory=list)
+    pieces: list[tuple[int, bytes, int]] = field(default_factory=list)
     response: Response = field(default_factory=Response)
     error: RequestFailed | None = None
     broken: str = ""

@@ -7,29 +7,26 @@ of its arrival, and reads it when there is nothing else to do.
 
 import errno
 import select
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ropeway.bench.sending.connection import Address, Connection
+from ropeway.bench.sending.connection import Address, Connection, no_way
 from ropeway.bench.sending.flight import Flight, Talk
 from ropeway.bench.sending.framing import Malformed
 from ropeway.bench.sending.lateness import Lateness
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import (
     RequestFailed,
-    cannot_connect,
+    ServerAway,
     no_connection_within,
-    no_handshake,
     not_openai,
-    not_trusted,
 )
 from ropeway.endpoint.request import CONNECT_S, KEEPALIVE_S
 
-Ended = Literal["complete", "interrupted", "time limit"]
+Ended = Literal["complete", "interrupted", "time limit", "server away"]
 
 # Talks that are made ahead, so that none has to be made when it is due.
 _AHEAD = 256
@@ -39,7 +36,19 @@ _LOOK_NS = 250_000_000
 _MOST_UNREAD, _MOST_PIECES = 2048, 100_000
 # A piece that the kernel seems to have had for longer came while the clock was set.
 _MOST_LATE_NS = 10_000_000_000
+# A connection that the server closes sooner after a request than this was closed while it was idle,
+# and both were on their way; a request that has been with the server for longer is lost.
+_CROSSED_NS = 1_000_000_000
 _SECOND = 1_000_000_000
+# A client that found no server rests for so long, or a restart would be met by a storm.
+_REST_NS = 500_000_000
+# After so long with nothing but that, nobody is there to be measured.
+_AWAY_NS = 5_000_000_000
+# Sockets that one poll tells of at most; after as many, there may be more.
+_MOST_EVENTS = 256
+# A poll that takes longer has waited: nothing had come before.
+_WAITED_NS = 200_000
+_NEVER = 2**63
 _IN, _OUT = select.EPOLLIN | select.EPOLLRDHUP, select.EPOLLOUT
 
 
@@ -59,7 +68,8 @@ class Sender:
     on_look    called four times a second
     read_late  how long pieces lay in the kernel before we read them
     sent_late  how long requests waited for us after they were due and a client was free
-    in_flight, sent  requests in flight, and requests sent so far
+    in_flight, sent  requests in flight, and requests that this run has sent
+    repeated   requests that were sent again, since the server closed their connection
     """
 
     def __init__(
@@ -70,7 +80,7 @@ class Sender:
     ) -> None:
         self.way, self.clients = way, clients
         self.read_late, self.sent_late = Lateness(), Lateness()
-        self.in_flight = self.sent = 0
+        self.in_flight = self.sent = self.repeated = 0
         self._on_look = on_look
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
@@ -79,8 +89,13 @@ class Sender:
         self._pieces = 0
         self._ahead: deque[Talk] = deque()
         self._looked = 0
+        # What is read has come since `_since`, the poll before that told of all (`_polled`: the
+        # last one); what came after `_asked` came while we waited for it, and was read at once.
+        self._polled, self._since, self._asked = 0, 0, _NEVER
         self._closes: int | None = None
         self._free_since: deque[int] = deque()
+        self._resting: deque[int] = deque()
+        self._away = 0  # since when no server was found; 0: it was found last
 
     def connect(self, count: int) -> None:
         """Open connections, and wait until they are open. Raises RequestFailed."""
@@ -130,6 +145,9 @@ class Sender:
         self._read_flight, self._start = read, start
         self._closes = start + int(duration_s * _SECOND) if duration_s is not None else None
         self._free_since = deque([start] * self.clients)
+        self._resting.clear()
+        self.sent = self._away = 0
+        self._polled = time.monotonic_ns()
         end = start + int(limit_s * _SECOND) if limit_s is not None else None
         self._fill(talks)
         more = True
@@ -142,6 +160,8 @@ class Sender:
                 self._look(now)
                 if stopped():
                     return self._cut("interrupted")
+                if self._is_away(now):
+                    return self._cut("server away")
             if self._closes is not None and now >= self._closes:
                 self._ahead.clear()
                 talks, more = iter(()), False
@@ -154,12 +174,7 @@ class Sender:
                 continue
             idle = (len(self._ahead) < _AHEAD and more) or self._unread
             wait = 0.0 if idle else self._until(start, end, now)
-            events = self._wait(wait)
-            offset = time.monotonic_ns() - time.time_ns()
-            for number, mask in events:
-                connection = self._connections.get(number)
-                if connection is not None:
-                    self._serve(connection, mask, offset)
+            events = self._serve_all(wait)
             while len(self._unread) > _MOST_UNREAD or (
                 self._unread and self._pieces > _MOST_PIECES
             ):
@@ -213,6 +228,7 @@ class Sender:
                 self._send(connection, flight)
             except OSError:  # it was closed while it was idle
                 self._drop(connection)
+                flight.sent = 0
                 continue
             # All at once begin together, which takes its time, and is no lateness.
             if self.sent > self.clients or talk.due is not None:
@@ -237,7 +253,9 @@ class Sender:
 
     def _send(self, connection: Connection, flight: Flight) -> None:
         data = b"%b%d\r\n\r\n%b" % (self.way.head, len(flight.body), flight.body)
-        flight.sent = flight.heard = time.monotonic_ns()
+        flight.heard = time.monotonic_ns()
+        if not flight.sent:  # one that is sent again has waited since it was sent first
+            flight.sent = flight.heard
         self.sent += 1
         connection.send(data)
         if connection.waits_to_write:
@@ -245,13 +263,29 @@ class Sender:
 
     # Sockets
 
+    def _serve_all(self, wait: float) -> list[tuple[int, int]]:
+        """Do what sockets are ready for, within `wait` seconds; return which, and for what."""
+        asked = time.monotonic_ns() if wait else _NEVER
+        events = self._wait(wait)
+        now = time.monotonic_ns()
+        self._asked = asked if now - asked > _WAITED_NS else _NEVER
+        self._since = self._polled
+        if len(events) < _MOST_EVENTS:
+            self._polled = now
+        offset = now - time.time_ns()
+        for number, mask in events:
+            connection = self._connections.get(number)
+            if connection is not None:
+                self._serve(connection, mask, offset)
+        return events
+
     def _wait(self, seconds: float) -> list[tuple[int, int]]:
         """Wait for sockets. epoll takes whole milliseconds only, so `select` waits for epoll."""
         if 0 < seconds < 0.05:
             if not select.select((self._poll,), (), (), seconds)[0]:
                 return []
             seconds = 0.0
-        return self._poll.poll(seconds, 256)
+        return self._poll.poll(seconds, _MOST_EVENTS)
 
     def _until(self, start: int, end: int | None, now: int) -> float:
         """Return how long there is nothing to do but to wait for sockets, in seconds."""
@@ -277,8 +311,10 @@ class Sender:
             if mask & (_IN | select.EPOLLERR | select.EPOLLHUP):
                 self._read(connection, offset)
             flight = connection.flight
-            if connection.ready and not was_ready and flight is not None and not flight.sent:
-                self._send(connection, flight)
+            if connection.ready and not was_ready:
+                self._away = 0
+                if flight is not None:
+                    self._send(connection, flight)
         except OSError as error:
             self._lost(connection, error)
 
@@ -302,7 +338,8 @@ class Sender:
         self.read_late.add(late)
         if late > flight.late:
             flight.late = late
-        flight.pieces.append((arrived, data))
+        earlier = 0 if arrived >= self._asked else arrived - self._since
+        flight.pieces.append((arrived, data, earlier))
         self._pieces += 1
         flight.heard = arrived
         try:
@@ -315,6 +352,7 @@ class Sender:
         """Take a whole answer, and go on with its talk or with the next one."""
         flight = connection.flight
         assert flight is not None
+        self._away = 0
         if flight.response.close:
             self._drop(connection)
         else:
@@ -338,8 +376,8 @@ class Sender:
             return
         if not ready:
             self._fail(flight, no_way(self.way.endpoint, error))
-        elif connection.used and not flight.response.begun:
-            flight.sent = 0  # it was closed while it was idle, and we did not know yet
+        elif connection.used and not flight.response.begun and _crossed(flight):
+            self.repeated += 1
             self._call(flight)
         else:
             why = "the server closed the connection before the end"
@@ -376,11 +414,27 @@ class Sender:
     ) -> None:
         if connection is not None:
             self._drop(connection)
+        now = time.monotonic_ns()
         flight.error = error
-        self._end(flight, time.monotonic_ns())
+        self._end(flight, now)
+        if isinstance(error, ServerAway):
+            self._resting.append(self._free_since.pop())
+            self._away = self._away or now
+
+    def _is_away(self, now: int) -> bool:
+        """Return whether no server has been found for long, and none is answering."""
+        if not self._away or now - self._away < _AWAY_NS:
+            return False
+        return not any(one.ready and one.flight for one in self._connections.values())
 
     def _look(self, now: int) -> None:
-        """Give up what is silent or cannot connect, let go of what is idle, read what has come."""
+        """Give up what is silent or cannot connect, let go of what is idle, read what has come.
+
+        Clients that have rested are free again.
+        """
+        while self._resting and now - self._resting[0] >= _REST_NS:
+            self._resting.popleft()
+            self._free_since.append(now)
         silence = int(self.way.endpoint.timeout_s * _SECOND)
         for connection in list(self._connections.values()):
             flight = connection.flight
@@ -433,10 +487,6 @@ class Sender:
         return self._read_flight(flight)
 
 
-def no_way(endpoint: Endpoint, error: OSError) -> RequestFailed:
-    """Return why no connection is made."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return not_trusted(endpoint, error.verify_message)
-    if isinstance(error, ssl.SSLError):
-        return no_handshake(endpoint, error)
-    return cannot_connect(endpoint, error.errno, str(error))
+def _crossed(flight: Flight) -> bool:
+    """Return whether a request may have met the end of its connection on its way."""
+    return time.monotonic_ns() - flight.sent < _CROSSED_NS

@@ -4,30 +4,35 @@ Whoever started it gets messages over a pipe: `Look` four times a second, `Rows`
 the end `Share`, which says how much of what was measured is this process itself.
 """
 
-import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
 from ropeway.bench.sending.answers import AnswerReader
-from ropeway.bench.sending.connection import Address
+from ropeway.bench.sending.connection import Address, no_way
 from ropeway.bench.sending.flight import Flight, Talk
 from ropeway.bench.sending.lateness import Lateness
-from ropeway.bench.sending.sender import Ended, Sender, Way, no_way
+from ropeway.bench.sending.sender import Ended, Sender, Way
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.failures import RequestFailed
 from ropeway.endpoint.stream import Timing
+from ropeway.errors import RopewayError, reason_of
+from ropeway.phrases import phrase
 
 _ROWS_BYTES = 2**16
+# For an address that does not answer, while there is another.
+_TRY_S = 2.0
+# What a path may have as it is (RFC 3986); `%` stands before what is quoted already.
+_IN_PATHS = "/%:@!$&'()*+,;=~"
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -95,6 +100,9 @@ class Share:
     waited     seconds for which it was ready to run, and others had the processors
     read_late  how long pieces had arrived before it read them
     sent_late  how long requests waited for it that were due, with a client free
+    repeated   requests that were sent again, since the server had closed their connection
+    first_early  how much earlier than is told first tokens may have come
+    failure    why it could not begin, or not go on
     """
 
     ended: Ended
@@ -103,7 +111,13 @@ class Share:
     seconds: float
     read_late: Lateness
     sent_late: Lateness
-    failure: RequestFailed | None = None
+    failure: RopewayError | None = None
+    repeated: int = 0
+    first_early: Lateness = field(default_factory=Lateness)
+
+
+NOTHING = Share("interrupted", 0.0, 0.0, 0.0, Lateness(), Lateness())
+"""Of a process that has sent nothing, or can no longer say what."""
 
 
 class Halt:
@@ -111,11 +125,13 @@ class Halt:
 
 
 def work(task: Task, pipe: Pipe) -> None:
-    """Do a task, and say so over the pipe. Ends by itself when nobody holds its other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
+    """Do a task, and say so over the pipe. Ends by itself when nobody holds its other end.
+
+    Whoever starts it decides what Ctrl-C means: `start_deaf`.
+    """
     try:
         pipe.send(_Work(task, pipe).run())
-    except (BrokenPipeError, EOFError):
+    except (ConnectionError, EOFError):
         return
 
 
@@ -126,31 +142,42 @@ class _Work:
         self._rows = bytearray()
         self._zero = 0
         self._failure: RequestFailed | None = None
+        self._first_early = Lateness()
 
     def run(self) -> Share:
-        """Warm up, wait for the start, send; what cannot begin is a share with a failure."""
+        """Warm up, wait for the start, send; what cannot begin or go on is a share with a failure.
+
+        Raises ConnectionError or EOFError when nobody holds the other end of the pipe.
+        """
         task = self._task
         try:
-            with closing(Sender(way_to(task.endpoint), task.clients, self._look)) as sender:
+            try:
+                way = way_to(task.endpoint)
+            except OSError as error:
+                raise no_way(task.endpoint, error) from error
+            with closing(Sender(way, task.clients, self._look)) as sender:
                 return self._send(sender)
-        except OSError as error:
-            failure = no_way(task.endpoint, error)
-        except RequestFailed as error:
+        except RopewayError as error:
             failure = error
-        none = Lateness()
-        return Share("complete", 0.0, 0.0, 0.0, none, none, failure)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            what = phrase("the process that sends cannot go on: {why}", why=reason_of(error))
+            failure = RopewayError(what, where=error.filename and str(error.filename))
+        self._look()
+        return replace(NOTHING, failure=failure)
 
     def _send(self, sender: Sender) -> Share:
         """Raises RequestFailed when nothing of the warm-up is answered, or nobody is there."""
         task, self._sender = self._task, sender
         sender.connect(task.clients)
         if not self._warm_up(sender):
-            return Share("interrupted", 0.0, 0.0, 0.0, Lateness(), Lateness())
+            return NOTHING
         self._done = self._errors = self._tokens = 0
         self._pipe.send(Warm())
         start = self._pipe.recv()
         if not isinstance(start, Start):
-            return Share("interrupted", 0.0, 0.0, 0.0, Lateness(), Lateness())
+            return NOTHING
         self._zero = start.at
         cpu, waited = time.process_time(), _waited()
         talks = task.workload.talks(task.index, task.count)
@@ -160,15 +187,24 @@ class _Work:
         cpu, waited = time.process_time() - cpu, _waited() - waited
         seconds = (time.monotonic_ns() - start.at) / 1e9
         self._look()
-        return Share(ended, cpu, waited, seconds, sender.read_late, sender.sent_late)
+        return Share(
+            ended,
+            cpu,
+            waited,
+            seconds,
+            sender.read_late,
+            sender.sent_late,
+            repeated=sender.repeated,
+            first_early=self._first_early,
+        )
 
     def _warm_up(self, sender: Sender) -> bool:
         """Return whether it came to its end."""
         talks = self._task.warm_up.talks(self._task.index, self._task.count)
         ended = sender.run(talks, self._forget, time.monotonic_ns(), self._pipe.poll)
-        if self._failure and self._errors == self._done:
+        if self._failure and (self._errors == self._done or ended == "server away"):
             raise self._failure
-        sender.read_late, sender.sent_late = Lateness(), Lateness()
+        sender.read_late, sender.sent_late, sender.repeated = Lateness(), Lateness(), 0
         return ended == "complete"
 
     def _forget(self, flight: Flight) -> str:
@@ -188,6 +224,8 @@ class _Work:
         self._tokens += reader.tokens - before
         if flight.ended:
             timing = reader.timing()
+            if timing.first_token is not None:
+                self._first_early.add(reader.first_early)
             self._done += 1
             self._errors += timing.error is not None
             self._rows += row_of(timing)
@@ -246,15 +284,19 @@ def row_of(timing: Timing) -> bytes:
 
 
 def way_to(endpoint: Endpoint) -> Way:
-    """Return how requests reach an endpoint. Raises OSError when its name is unknown."""
+    """Return how requests reach an endpoint: at the first of its addresses where somebody listens.
+
+    Raises OSError when its name is unknown.
+    """
     url = urlsplit(endpoint.url)
     secure = url.scheme == "https"
     host, port = url.hostname or "", url.port or (443 if secure else 80)
-    family, _, _, _, to = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, to = _reached([(family, to) for family, _, _, _, to in found])
     tls = ssl.create_default_context() if secure else None
     lines = [
-        f"POST {url.path}/chat/completions HTTP/1.1",
-        f"Host: {url.netloc}",
+        f"POST {quote(url.path, safe=_IN_PATHS)}/chat/completions HTTP/1.1",
+        f"Host: {_host_of(url)}",
         "Accept: text/event-stream",
         "Accept-Encoding: identity",
         "Content-Type: application/json",
@@ -263,6 +305,27 @@ def way_to(endpoint: Endpoint) -> Way:
     ]
     head = "\r\n".join(lines).encode("latin-1")
     return Way(endpoint, Address(family, to, tls, host), head)
+
+
+def _host_of(url: SplitResult) -> str:
+    """Return what a request's head says of the host, which is to be ASCII."""
+    if url.netloc.isascii():
+        return url.netloc
+    name = (url.hostname or "").encode("idna").decode("ascii")
+    return f"{name}:{url.port}" if url.port else name
+
+
+def _reached(addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> tuple[int, tuple[Any, ...]]:
+    """Return the first address that takes a connection; the last one is not tried."""
+    for family, to in addresses[:-1]:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as tried:
+                tried.settimeout(_TRY_S)
+                tried.connect(to)
+        except OSError:
+            continue
+        return family, to
+    return addresses[-1]
 
 
 def _at(moment: float | None) -> float | None:
