@@ -66,7 +66,7 @@ def test_a_port_of_the_host_is_reached_and_gone_afterwards(server, address):
 def test_it_is_gone_after_a_failure_and_what_failed_is_told(server):
     host = server.host()
     with greeting() as port:
-        with pytest.raises(EndpointError, match="no answer"):  # noqa: SIM117, PT012
+        with pytest.raises(EndpointError, match="no answer"):  # noqa: SIM117
             with forwarded(host, "127.0.0.1", port) as here:
                 raise EndpointError("no answer")
         with pytest.raises(ConnectionRefusedError):
@@ -88,7 +88,7 @@ def test_what_the_users_config_forwards_stays_out_of_it(server, tmp_path):
 
 def test_a_connection_that_was_lost_is_said_to_be_the_cause(alone):
     host = alone.host("npu0")
-    with pytest.raises(ConnectionLost, match="port that it forwards") as lost:  # noqa: SIM117, PT012
+    with pytest.raises(ConnectionLost, match="port that it forwards") as lost:  # noqa: SIM117
         with greeting() as port, forwarded(host, "127.0.0.1", port) as here:
             assert heard(here) == b"hello"
             for pid in alone.sessions():

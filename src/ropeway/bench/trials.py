@@ -17,17 +17,36 @@ from ropeway.bench.record import SCHEMA, holds_a_run, recorded, write_json
 from ropeway.bench.rounds import Round
 from ropeway.bench.served import Rounds, Served
 from ropeway.bench.tuning import Trial, best_of, is_enough, next_setting
-from ropeway.errors import EndpointError, HostError, LaunchError, LayoutError, Refused, reason_of
+from ropeway.errors import (
+    CheckFailed,
+    EndpointError,
+    HostError,
+    LaunchError,
+    LayoutError,
+    Refused,
+    RopewayError,
+    reason_of,
+)
 from ropeway.outside import is_there, parse_json, read_bounded
 from ropeway.phrases import joined, phrase
 from ropeway.spec.setting import Setting
 
-Ended = Literal["complete", "time limit", "interrupted"]
+Ended = Literal["complete", "time limit", "interrupted", "hosts gone"]
 Serve = Callable[[Setting, Path], AbstractContextManager[Served]]
 """Brings a setting up, with its logs in the folder, and takes it down at the end.
 
-Raises LayoutError or Refused when it cannot run, LaunchError or HostError when it does not start.
+Raises LayoutError or Refused when it cannot run, LaunchError or HostError when it does not start,
+CheckFailed when the hosts do not allow it, HostsGone when nothing can be tried there any more.
 """
+
+
+class HostsGone(Exception):
+    """Ends a search: its hosts do not answer, or are no longer ours. `error` says why."""
+
+    def __init__(self, error: RopewayError) -> None:
+        super().__init__(error.what)
+        self.error = error
+
 
 _SEARCH, _TRIALS = "search.json", "trials.jsonl"
 _LONGEST = 2**26
@@ -40,11 +59,13 @@ class Trials:
     sent     the load
     folder   of the whole search
     measured trials so far, in their order
+    gone     why the search ended before its time, where its hosts were the cause
     """
 
     sent: Rounds
     folder: Path
     measured: list[Trial] = field(default_factory=list)
+    gone: RopewayError | None = None
 
     def take_up(self, search: Mapping[str, object]) -> None:
         """Begin in the folder, or go on with what an earlier search measured there.
@@ -84,7 +105,8 @@ class Trials:
     ) -> Ended:
         """Make trials until the search is at its end, or another would exceed the limit.
 
-        limit_s  seconds from now. An interrupt ends it too; then the trial under way is given up.
+        limit_s  seconds from now. An interrupt ends it too, and hosts that are gone; then the trial
+                 under way is given up.
         """
         began = time.monotonic()
         try:
@@ -96,6 +118,9 @@ class Trials:
                 self._keep(self._measure(setting, serve))
         except KeyboardInterrupt:
             return "interrupted"
+        except HostsGone as gone:
+            self.gone = gone.error
+            return "hosts gone"
         return "complete"
 
     def _measure(self, setting: Setting, serve: Serve) -> Trial:
@@ -113,7 +138,7 @@ class Trials:
                     rounds.append(self.sent.send(served, str(setting.words), len(rounds), own))
         except (LayoutError, Refused) as error:
             trial = replace(trial, error=joined((error.what, *error.evidence)))
-        except (LaunchError, EndpointError, HostError) as error:
+        except (LaunchError, EndpointError, HostError, CheckFailed) as error:
             trial = replace(trial, error=joined((error.what, *error.evidence[:1])))
         if trial.error:
             self.sent.screen.warn(

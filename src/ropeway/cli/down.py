@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import click
 
+from ropeway.cli.hosts_start import take_down
 from ropeway.cli.options import lang_option, screen_options
 from ropeway.cli.target import Target, reached, target_options
 from ropeway.errors import Refused
 from ropeway.hosts.interrupts import uninterrupted
-from ropeway.launch import running
 from ropeway.launch.detached import find_jobs
-from ropeway.launch.local.running import take_down
+from ropeway.launch.local import running as local_running
 from ropeway.launch.local.steps import scratch_of
-from ropeway.launch.lock import audited, current_author, locked
+from ropeway.launch.lock import current_author, locked
 from ropeway.phrases import count, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.kept import find_kept
@@ -48,7 +48,7 @@ def down(*, target: Target, screen: Screen) -> None:
         screen.result(_document(None))
         return
     with screen.step(phrase("take `{name}` down", name=service)) as step, uninterrupted():
-        removed = take_down(service, scratch_of(service, user))
+        removed = local_running.take_down(service, scratch_of(service, user))
         step.ok(
             phrase(
                 "{processes}, {files}",
@@ -116,20 +116,7 @@ def _down_hosts(target: Target, screen: Screen) -> None:
             screen.answer(phrase("nothing is running on these hosts"))
             screen.result(_document(None))
             return
-        with (
-            audited(service.answering, author, name, "down", screen.warn),
-            screen.step(
-                phrase(
-                    "take `{name}` down on {hosts}",
-                    name=name,
-                    hosts=counted(len(service.hosts), "host"),
-                )
-            ) as step,
-            uninterrupted(),
-        ):
-            lock.ensure_held()
-            removed = running.take_down(service.refreshed())
-            step.ok(counted(removed, "container"))
+        removed = take_down(service, lock, screen)
         for job in find_jobs(service):
             if job.exit_code is None:
                 screen.warn(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ropeway.cli.bringup import read_spec
+from ropeway.cli.bringup import SpecFlags, read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
 from ropeway.cli.options import with_options
@@ -19,7 +19,7 @@ from ropeway.phrases import joined, phrase
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, with_faults
 from ropeway.sim.keeper import keep
-from ropeway.sim.launching import Rehearsal
+from ropeway.sim.launching import Rehearsal, rehearsal_spec
 from ropeway.sim.machine import Fleet, has_size, parse_fleet, sound_fleet
 from ropeway.sim.own_hosts import own_fleet
 from ropeway.sim.virtual_engine import Pace
@@ -173,6 +173,29 @@ class Stage:
         )
 
 
+def rehearsed_spec(
+    rehearse: str, config: Path, flags: SpecFlags, faults: Sequence[str], screen: Screen
+) -> tuple[Spec, Fleet, bool]:
+    """Return the service to rehearse, its hosts with the faults of a start, and whether both are
+    made up. Raises Refused or SpecError."""
+    own = own_spec(rehearse, config, screen)
+    own = flags.over(own) if own else None
+    fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)
+    return own or flags.over(rehearsal_spec(fleet)), fleet, own is None
+
+
+def rehearsal_of(spec: Spec, fleet: Fleet) -> tuple[Spec, Rehearsal]:
+    """Return the hosts as they come to life, and the spec as it is brought up there."""
+    images = [image.name for machine in fleet.machines for image in machine.images]
+    serve = spec.serve.model_copy(
+        update={"start_timeout": min(spec.serve.start_timeout, _MOST_SECONDS)}
+    )
+    update: dict[str, object] = {"serve": serve}
+    if images and images[0] != fleet.image:  # a fault of the image: it is the one that was meant
+        update["runtime"] = spec.runtime.model_copy(update={"image": images[0]})
+    return spec.model_copy(update=update), Rehearsal(fleet, _PACE)
+
+
 def rehearse_up(
     spec: Spec,
     fleet: Fleet,
@@ -184,15 +207,7 @@ def rehearse_up(
     dry_run: bool,
 ) -> None:
     """Bring the service up on virtual hosts, and end it there, or leave it to a process."""
-    images = [image.name for machine in fleet.machines for image in machine.images]
-    serve = spec.serve.model_copy(
-        update={"start_timeout": min(spec.serve.start_timeout, _MOST_SECONDS)}
-    )
-    update: dict[str, object] = {"serve": serve}
-    if images and images[0] != fleet.image:  # a fault of the image: it is the one that was meant
-        update["runtime"] = spec.runtime.model_copy(update={"image": images[0]})
-    spec = spec.model_copy(update=update)
-    virtual = Rehearsal(fleet, _PACE)
+    spec, virtual = rehearsal_of(spec, fleet)
     if dry_run or not keeps:
         current_call().connect = virtual.connected
         up(spec, Stage(None))

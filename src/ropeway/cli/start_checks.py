@@ -11,22 +11,27 @@ from ropeway.report.console import Screen
 from ropeway.units import counted
 
 
-def skip_before_start(service: Service, screen: Screen) -> None:
+def skip_before_start(services: Sequence[Service], screen: Screen) -> None:
     """Say what is not checked, where the user wants no checks."""
-    subjects = joined(subjects_for(_engines(service)), ", ")
+    subjects = joined(subjects_for(_engines(services)), ", ")
     screen.warn(phrase("not checked: {subjects}", subjects=subjects))
 
 
-def check_before_start(preparation: Preparation, service: Service, screen: Screen) -> Sequence[str]:
-    """Examine the hosts and NPUs of the service, and the network between those of each engine.
+def check_before_start(
+    preparation: Preparation, services: Sequence[Service], screen: Screen
+) -> Sequence[str]:
+    """Examine the hosts and NPUs of a service, and the network between those of each engine.
+
+    services  the same one in each way in which it is to be started
 
     Returns what speaks against the start without forbidding it. Raises CheckFailed for the rest.
     """
     held: dict[str, frozenset[int]] = {}
     for one in preparation.running:
         held[one.host] = held.get(one.host, frozenset()) | frozenset(one.devices)
+    service = services[0]
     start = Start(
-        engines=_engines(service),
+        engines=_engines(services),
         requirements=Requirements(
             image=service.image,
             release_like=service.spec.serve.release_like,
@@ -36,14 +41,18 @@ def check_before_start(preparation: Preparation, service: Service, screen: Scree
         containers=frozenset(one.name for one in preparation.running),
         held=held,
     )
-    with screen.step(phrase("check {hosts}", hosts=counted(len(service.sites), "host"))) as step:
+    hosts = {site.name for one in services for site in one.sites}
+    with screen.step(phrase("check {hosts}", hosts=counted(len(hosts), "host"))) as step:
         lines = check_start(start, preparation.facts, preparation.hosts)
         step.ok(counted(len(lines), "note") if lines else "")
     return lines
 
 
-def _engines(service: Service) -> tuple[Devices, ...]:
-    return tuple(
+def _engines(services: Sequence[Service]) -> tuple[Devices, ...]:
+    """Return what each engine uses, each such set once."""
+    every = [
         {node.name: frozenset(node.devices) for node in replica.nodes}
+        for service in services
         for replica in service.replicas
-    )
+    ]
+    return tuple(one for number, one in enumerate(every) if one not in every[:number])

@@ -21,14 +21,17 @@ from ropeway.cli.completion import one_of
 from ropeway.cli.files import run_folder
 from ropeway.cli.load_flags import GOALS, load_options
 from ropeway.cli.options import POSITIVE, config_option, lang_option, screen_options
+from ropeway.cli.rehearsal import rehearsed_spec
 from ropeway.cli.spec_writing import write_into_spec
-from ropeway.cli.tune_local import Place, Searched, local_place
-from ropeway.errors import Exit, Refused
+from ropeway.cli.tune_hosts import HostFlags, host_flags, place_of
+from ropeway.cli.tune_local import Place, Searched
+from ropeway.errors import Exit
 from ropeway.hosts.interrupts import interruptible
 from ropeway.phrases import phrase
 from ropeway.plan.tuning import VARIED
 from ropeway.report.console import Screen
 from ropeway.report.tune import tune_table
+from ropeway.sim.machine import Fleet
 from ropeway.spec.file import read_spec_file
 from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec, Workload
 
@@ -70,6 +73,7 @@ _WITHOUT = "search on this machine without one: `ropeway tune --local`"
     "--out", type=click.Path(path_type=Path), metavar="DIR",
     help="Directory of results; one of a search that was interrupted goes on with it.",
 )  # fmt: skip
+@host_flags
 @lang_option
 @screen_options
 @click.pass_context
@@ -89,6 +93,7 @@ def tune(
     minutes: float | None,
     write: bool,
     out: Path | None,
+    hosts: HostFlags,
     screen: Screen,
 ) -> None:
     """Find the best setting for a load by measuring few of them.
@@ -106,29 +111,35 @@ def tune(
       ropeway tune --local --clients 16 --requests 32
       ropeway tune --slo ttft=2s,tpot=50ms --write
     """
-    if write and local:
-        raise Refused(
-            phrase("`--write` puts the best into a spec, and `--local` has none"),
-            hint=phrase("write one first: `ropeway init`"),
-        )
-    base = SpecFlags(model=model).over(read_spec(config, local=local, without=_WITHOUT))
+    hosts.check_writes(write=write, local=local)
+    base, fleet = _base(config, SpecFlags(model=model), hosts, screen, local=local)
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
     named = tuple(map(Layout.parse, layouts))
     searched = Searched(_under(base, sent_load), named, most, varied)
-    with interruptible():
-        place = local_place(searched, screen)
+    limit = None if minutes is None else 60 * minutes
+    with interruptible(), place_of(searched, hosts, fleet, screen) as place:
         sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
         trials = Trials(sent, run_folder("tune", out))
         trials.take_up(_search(searched, sent, place))
-    limit = None if minutes is None else 60 * minutes
-    with interruptible():
         ended = trials.run(place.starts, place.steps, place.serve, limit)
     tuned = _tuned(trials, searched.spec, place, ended)
     _report(tuned, trials.folder, config if write else None, screen)
     if ended == "interrupted":
         ctx.exit(Exit.INTERRUPTED)
-    ctx.exit(Exit.OK if tuned.best else Exit.NO)
+    if trials.gone:
+        screen.error(trials.gone)
+    ctx.exit(Exit.OK if tuned.best and not trials.gone else Exit.NO)
+
+
+def _base(
+    config: Path, flags: SpecFlags, hosts: HostFlags, screen: Screen, *, local: bool
+) -> tuple[Spec, Fleet | None]:
+    """Return the spec to begin with, and the virtual hosts in a rehearsal. Raises Refused."""
+    if hosts.rehearse is None:
+        return flags.over(read_spec(config, local=local, without=_WITHOUT)), None
+    spec, fleet, _ = rehearsed_spec(hosts.rehearse, config, flags, hosts.faults, screen)
+    return spec, fleet
 
 
 def _under(spec: Spec, load: LoadTest) -> Spec:

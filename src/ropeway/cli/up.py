@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +15,8 @@ from ropeway.checkpoints.fetch import default_root
 from ropeway.cli.bringup import SpecFlags, bring_up, deployment_for, read_spec, start_context
 from ropeway.cli.call import current_call
 from ropeway.cli.completion import one_of
-from ropeway.cli.files import run_folder, writing
+from ropeway.cli.files import run_folder
+from ropeway.cli.hosts_start import agree, keep_start, locking, save_log
 from ropeway.cli.layout_choice import planned, planned_locally
 from ropeway.cli.options import (
     config_option,
@@ -29,11 +29,10 @@ from ropeway.cli.options import (
 )
 from ropeway.cli.rehearsal import (
     Stage,
-    own_spec,
     refuse_unchecked,
     rehearsal_options,
     rehearse_up,
-    virtual_fleet,
+    rehearsed_spec,
 )
 from ropeway.cli.start_checks import check_before_start, skip_before_start
 from ropeway.cli.target import checked_name
@@ -46,17 +45,14 @@ from ropeway.launch import up as launching
 from ropeway.launch.checks import Difference
 from ropeway.launch.clock import SYSTEM_CLOCK
 from ropeway.launch.local.steps import dry_run as local_script
-from ropeway.launch.lock import current_author, locked
+from ropeway.launch.lock import current_author
 from ropeway.launch.rollout import Service
 from ropeway.launch.up import Caller, Outcome, Preparation, check_spec, prepare
 from ropeway.models.task import PATHS, Task, curl_line, task_of, task_words
 from ropeway.phrases import joined, phrase
-from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
 from ropeway.sim.faults import FAULTS, LAUNCH_FAULTS
-from ropeway.sim.launching import rehearsal_spec
-from ropeway.spec.model import Spec, dump_spec
-from ropeway.units import counted
+from ropeway.spec.model import Spec
 
 # What the JSON document says of a service that was not started.
 _NOT_STARTED: dict[str, object] = {
@@ -78,62 +74,41 @@ def _up_hosts(
     check_spec(spec, None if dry_run else os.environ)
     author = current_author()
     connect = current_call().connect or connected
-    with (
-        interruptible(),
-        connect(spec.cluster, ssh_config=ssh_config) as hosts,
-        ExitStack() as stack,
-    ):
+    with interruptible(), connect(spec.cluster, ssh_config=ssh_config) as hosts:
         if dry_run:
             preparation = planned(prepare(spec, hosts, screen, may_fail=True))
             _show_script(*launching.dry_run_script(preparation, author), screen)
             return
-        with screen.step(phrase("lock {hosts}", hosts=counted(len(hosts), "host"))) as step:
-            lock = stack.enter_context(locked(hosts, author))
-            step.ok()
-        asked = frozenset() if skip_checks else asked_before(spec)
-        preparation = planned(prepare(spec, hosts, screen, may_fail=False, asked=asked))
-        caller = _caller(preparation.spec, screen, yes=yes, skip_checks=skip_checks)
-        outcome = launching.up(preparation, lock, caller)
-        _show_outcome(outcome, preparation.hosts, screen, stage)
+        with locking(hosts, author, screen) as lock:
+            asked = frozenset() if skip_checks else asked_before(spec)
+            preparation = planned(prepare(spec, hosts, screen, may_fail=False, asked=asked))
+            caller = _caller(preparation.spec, screen, yes=yes, skip_checks=skip_checks)
+            outcome = launching.up(preparation, lock, caller)
+            _show_outcome(outcome, preparation.hosts, screen, stage)
 
 
 def _caller(spec: Spec, screen: Screen, *, yes: bool, skip_checks: bool) -> Caller:
     def check(preparation: Preparation, service: Service) -> Sequence[str]:
         if skip_checks:
-            skip_before_start(service, screen)
+            skip_before_start((service,), screen)
             return ()
-        return check_before_start(preparation, service, screen)
+        return check_before_start(preparation, (service,), screen)
 
     def confirm(differences: Sequence[Difference], count: str) -> None:
         same = phrase("the spec is the same; what runs differs from it")
         screen.say(joined(map(str, differences), "\n") if differences else same)
         question = phrase("replace {containers} of `{name}`?", containers=count, name=spec.name)
-        try:
-            if not yes and not click.confirm(in_language(question, screen.language), err=True):
-                raise click.Abort
-        except click.Abort as error:
-            if isinstance(error.__context__, EOFError):
-                what = phrase("nobody answers the question: {question}", question=question)
-                hint = phrase("to agree to it beforehand: `--yes`")
-                raise Refused(what, hint=hint) from None
-            raise
+        agree(question, screen, yes=yes)
 
     def keep(script: str) -> None:
         """Keep what this run is about in its folder."""
-        _keep(run_folder("up"), spec, script)
+        keep_start(run_folder("up"), spec, script)
 
-    def save_log(name: str, text: str) -> str:
-        path = (current_call().folder or Path()) / f"{name.replace('/', '-')}.log"
-        try:
-            with writing(path):
-                path.write_text(text, encoding="utf-8")
-        except Refused as error:
-            screen.warn(error.what)
-            return ""
-        return str(path)
+    def save(name: str, text: str) -> str:
+        return save_log(current_call().folder or Path(), screen, name, text)
 
     clock = current_call().clock or SYSTEM_CLOCK
-    return Caller(screen, os.environ, check, confirm, keep, save_log, clock)
+    return Caller(screen, os.environ, check, confirm, keep, save, clock)
 
 
 def _show_script(script: str, service: Service, screen: Screen) -> None:
@@ -282,11 +257,8 @@ def up(
     if rehearse is not None:
         if skip_checks:
             refuse_unchecked(faults)
-        own = own_spec(rehearse, config, screen)
-        own = flags.over(own) if own else None
-        fleet = virtual_fleet(rehearse, own, faults, screen, launch=True)
-        spec = own or flags.over(rehearsal_spec(fleet))
-        if dry_run and own is None and flags.layout is None:
+        spec, fleet, made_up = rehearsed_spec(rehearse, config, flags, faults, screen)
+        if dry_run and made_up and flags.layout is None:
             screen.say(_spread_words(spec))
         rehearse_up(spec, fleet, on_hosts, screen, faults=faults, keeps=keep, dry_run=dry_run)
         return
@@ -338,7 +310,7 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
     screen.detail(script)
     seconds = bring_up(context, deployment, screen)
     try:
-        _keep(folder, spec, script)
+        keep_start(folder, spec, script)
     except Refused as error:  # it is up all the same
         screen.warn(error.what)
     screen.answer(
@@ -353,10 +325,3 @@ def _up_local(spec: Spec, screen: Screen, *, dry_run: bool) -> None:
         _tell_question(task, deployment.url, deployment.served_name, name, screen)
         screen.hint(f"ropeway down --name {deployment.service}")
     screen.result({**document, "start_s": round(seconds, 1), "folder": str(folder)})
-
-
-def _keep(folder: Path, spec: Spec, script: str) -> None:
-    """Write what this run is about into its folder. Raises Refused."""
-    with writing(folder):
-        (folder / "spec.yaml").write_text(dump_spec(spec), encoding="utf-8")
-        (folder / "commands.sh").write_text(script, encoding="utf-8")
