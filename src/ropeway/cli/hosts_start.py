@@ -68,7 +68,8 @@ def save_log(folder: Path, screen: Screen, name: str, text: str) -> str:
 def take_down(service: Reached, lock: Lock, screen: Screen) -> int:
     """Remove all of a service that its hosts have, under a lock that is held.
 
-    Returns how many containers there were. Raises HostError.
+    Returns how many containers there were. Raises HostError, also where a host does not answer;
+    from the others it is gone then.
     """
     name = service.name
     assert name
@@ -79,7 +80,7 @@ def take_down(service: Reached, lock: Lock, screen: Screen) -> int:
     )
     audit = audited(service.answering, lock.author, name, "down", screen.warn)
     with audit, step as telling, uninterrupted():
-        lock.ensure_held()
+        lock.ensure_held(on=service.answering)
         removed = running.take_down(service.refreshed())
         telling.ok(counted(removed, "container"))
     return removed

@@ -52,7 +52,7 @@ from ropeway.launch.labels import Reached, look
 from ropeway.launch.lock import Lock, current_author
 from ropeway.launch.rollout import Service
 from ropeway.launch.up import Caller, Preparation, check_spec, prepare
-from ropeway.phrases import Phrase, phrase
+from ropeway.phrases import Phrase, joined, phrase
 from ropeway.plan.candidate import PlanRequest
 from ropeway.report.console import Screen
 from ropeway.report.progress import Step
@@ -325,6 +325,7 @@ class _Trying:
             self.lock.ensure_held()
         except HostError as gone:
             gone.evidence = (*gone.evidence, error.what)
+            gone.hint = joined(filter(None, (gone.hint, error.hint)), "\n") or None
             raise HostsGone(gone) from error
 
     def _take_down(self) -> None:
@@ -333,7 +334,8 @@ class _Trying:
             take_down(self._reached(), self.lock, self.screen)
             self._left = False
         except HostError as error:
-            self.screen.warn(phrase("{what}: {where}", what=error.what, where=error.where or ""))
+            where, what = error.where or self.spec.name, error.what
+            self.screen.warn(phrase("{host}: {reason}", host=where, reason=what))
             if error.hint:
                 self.screen.hint(error.hint)
 
@@ -372,9 +374,9 @@ def _way_to(service: Service, preparation: Preparation) -> tuple[Way, tuple[Phra
         return _direct, ()
     check_forwarding(head, address, port)
     note = phrase(
-        "requests go through the SSH connection to {host}: times to the first token contain that"
-        " way, and many tokens a second may be too many for it; with a `serve.address` that this"
-        " machine reaches they do not",
+        "requests went through the SSH connection to {host}: times to the first token contain that"
+        " way, and it may carry fewer tokens a second than the engine makes; a `serve.address` that"
+        " this machine reaches avoids both",
         host=head.name,
     )
     return _through_ssh, (note,)

@@ -146,12 +146,17 @@ class Lock:
                 raise error
 
     def ensure_held(
-        self, then: Mapping[str, Sequence[str]] | None = None, purpose: str = ""
+        self,
+        then: Mapping[str, Sequence[str]] | None = None,
+        purpose: str = "",
+        *,
+        on: Iterable[Host] | None = None,
     ) -> None:
         """Make sure that the lock is still ours on every host. Where it is only gone, retake it.
 
         then     host → a command to carry out there, in the same round trip, if the lock is ours
         purpose  what has failed when that command fails: "cannot set the restart policy"
+        on       those of its hosts that are asked; None: all of them
 
         Raises HostError when somebody else has the lock of some host, or has had it since: our
         connection broke, or they used force.
@@ -169,7 +174,8 @@ class Lock:
             result.check(failed, where=host.name)
             return first == FREE, last.strip()
 
-        answers = run_on_all_or_raise(self._hosts, ask)
+        hosts = self._hosts if on is None else {host.name: self._hosts[host.name] for host in on}
+        answers = run_on_all_or_raise(hosts, ask)
         lost = {name: _loss(free, last) for name, (free, last) in answers.items() if last != holder}
         if lost:
             raise _lost(lost)

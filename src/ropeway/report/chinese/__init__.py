@@ -14,7 +14,8 @@ Say = Callable[[str], str]
 """Puts a text into the language of the screen."""
 # By who says the sentence; `errors` has those of all the rest, and what the terminal itself says.
 TABLES = (
-    "plan", "doctor", "launch", "batch", "bench", "server", "sweep", "compare", "tune", "errors",
+    "plan", "doctor", "launch", "batch", "bench", "server", "sweep", "compare", "tune",
+    "tune_hosts", "errors",
 )  # fmt: skip
 # How a line begins that is to be typed, which is the same in every language. Prose begins with some
 # of these words too (`less is left`, `ssh cannot connect`), and goes on in another way.
