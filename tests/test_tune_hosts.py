@@ -56,7 +56,7 @@ def starts(found: Cluster) -> int:
     return sum(one.starts_containers for one in commands if one.host == "host1")
 
 
-def test_the_specs_setting_and_the_plans_are_brought_up_and_taken_down(two: Cluster, monkeypatch):
+def test_the_specs_setting_and_the_plans_are_brought_up_and_taken_down(two: Cluster):
     document = two.json("tune", *LOAD, "--layouts", "2", "--vary", "layout", "--out", "found")
     assert document["ok"], two.err
     assert settings(document)[0] == "DP2×TP8+EP", "the spec's own"
@@ -134,7 +134,9 @@ def test_a_service_that_runs_is_taken_down_only_for_who_agrees(two: Cluster, mon
     asked: list[str] = []
     monkeypatch.setattr("click.confirm", lambda text, **_: asked.append(text))
     assert two.run("tune", *SEARCH) == 130
-    assert asked == ["`rehearsal` is running: take it down for the search? it stays down afterwards"]
+    assert asked == [
+        "`rehearsal` is running: take it down for the search? it stays down afterwards"
+    ]
     assert two.run("tune", *SEARCH, "--lang", "zh") == 130
     assert "是否为搜索将其下线" in asked[1]
     assert two.containers() == before
@@ -311,11 +313,11 @@ def test_what_could_not_be_taken_down_is_taken_down_later(two: Cluster, last: bo
     assert two.remains() == []
 
 
-def test_a_chip_that_nobody_knows_is_asked_for(two: Cluster):
-    two.change("cluster", chip=None)
-    two.change("cluster", hosts=two.spec.cluster.hosts)
+def test_what_does_not_go_together_is_refused(two: Cluster):
     assert two.run("tune", "--rehearse", "--write") == 2
     assert "the speed in a rehearsal is made up" in two.error
+    assert two.run("tune", "--local", "--write") == 2
+    assert "`--local` has none" in two.error
     assert two.run("tune", "--fault", "npu-busy") == 2
     assert "add `--rehearse`" in two.error
 
@@ -331,7 +333,9 @@ def test_a_rehearsal_is_interrupted_and_goes_on(tmp_path: Path):
     ) as process:  # fmt: skip
         try:
             second = lambda: len([*tmp_path.glob("found/02-*/round-*")])  # noqa: E731
-            wait_for(lambda: second() or process.poll() is not None, seconds=120, what=log.read_text)
+            wait_for(
+                lambda: second() or process.poll() is not None, seconds=120, what=log.read_text
+            )
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130, log.read_text()
         finally:

@@ -104,11 +104,13 @@ def tune(
     rounds until it is certain to be worse than the best, and taken down.
 
     Every trial is kept with its raw timings and logs as soon as it ends; called again with the same
-    `--out`, the search goes on. Exit code 1: no setting could be measured without failures.
+    `--out`, the search goes on. Exit code 1: no setting could be measured without failures, or the
+    hosts stopped answering.
 
     \b
     Examples:
       ropeway tune --local --clients 16 --requests 32
+      ropeway tune --rehearse 2x8-910B4 --clients 4 --requests 8
       ropeway tune --slo ttft=2s,tpot=50ms --write
     """
     hosts.check_writes(write=write, local=local)
