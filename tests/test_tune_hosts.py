@@ -142,6 +142,7 @@ def test_a_service_that_runs_is_taken_down_only_for_who_agrees(two: Cluster, mon
     assert two.containers() == before
     document = two.json("tune", *SEARCH, "--yes")
     assert len(document["trials"]) == 2
+    assert starts(two) == 3, "what ran is not taken for a trial"
     assert document["warnings"][-1] == (
         "`rehearsal`, which ran before the search, is down; `ropeway up` starts it again"
     )
