@@ -13,10 +13,10 @@ from fake_endpoint import Behaviour, running
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.served import Rounds, Served
-from ropeway.bench.trials import Trials
+from ropeway.bench.trials import HostsGone, Trials
 from ropeway.bench.tuning import best_of
 from ropeway.endpoint.address import Endpoint
-from ropeway.errors import LaunchError, LayoutError, Refused, RopewayError
+from ropeway.errors import CheckFailed, HostError, LaunchError, LayoutError, Refused, RopewayError
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout
 from ropeway.spec.setting import Setting
@@ -176,3 +176,16 @@ def test_a_full_disk_ends_the_search_with_what_was_measured(tmp_path: Path) -> N
     (tmp_path / "trials.jsonl").symlink_to("/dev/full")
     with pytest.raises(RopewayError, match="could not be written"):
         trials.run([FAST], steps, Cluster().serve)
+
+
+def test_what_hosts_do_not_allow_is_a_trial_and_hosts_that_are_gone_end_the_search(tmp_path: Path):
+    gone = HostError("the host did not answer", where="host2")
+    faults = {
+        BROKEN: CheckFailed("the disk is too full", evidence=["host1"]),
+        FAST: HostsGone(gone),
+    }
+    cluster, trials = Cluster(faults), begun(tmp_path)
+    assert trials.run([BROKEN, FAST, SLOW], steps, cluster.serve) == "hosts gone"
+    assert trials.gone is gone
+    assert [trial.error for trial in trials.measured] == ["the disk is too full; host1"]
+    assert [one.setting for one in begun(tmp_path).measured] == [BROKEN]
