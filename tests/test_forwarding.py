@@ -11,7 +11,7 @@ import pytest
 
 from ports import free_port
 from ropeway.errors import ConnectionLost, EndpointError, HostError
-from ropeway.hosts.forwarding import check_forwarding, forwarded
+from ropeway.hosts.forwarding import check_forwarding, forwarded, is_reached
 from sshd import sshd
 
 pytestmark = pytest.mark.slow
@@ -114,3 +114,10 @@ def test_an_sshd_that_forwards_nothing_is_found_before_it_matters(server, tmp_pa
         assert "AllowTcpForwarding" in (refused.value.hint or "")
         assert "administratively prohibited" in refused.value.evidence[0]
         host.close()
+
+
+def test_an_address_is_reached_though_nobody_listens_there():
+    assert is_reached("127.0.0.1", free_port())
+    with greeting() as port:
+        assert is_reached("127.0.0.1", port)
+    assert not is_reached("fe80::1", 8000), "without an interface it leads nowhere"

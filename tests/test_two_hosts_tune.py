@@ -1,5 +1,6 @@
 """A search on two real hosts: SSH, Docker and vLLM-CPU are real, the chip is not."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,10 +44,16 @@ def test_a_search_through_ssh_leaves_nothing_on_the_hosts_nor_does_an_interrupt(
     assert any("through the SSH connection" in note for note in document["notes"])
     assert laptop.left() == []
 
+    laptop.write("TP2")  # where this machine reaches it without SSH
     with laptop.begin(*search, "--out", "broken-off") as begun:
-        begun.until(lambda: "4 requests from 2 clients" in begun.log.read_text())
+        begun.until(lambda: "ok    4 requests from 2 clients" in begun.log.read_text())
         begun.interrupt()
         code, said = begun.ended()
     assert code == 130, said
     assert "take `life` down on 2 hosts" in said
     assert laptop.left() == []
+    kept = json.loads((laptop.folder / "broken-off" / "tuning.json").read_text())
+    assert kept["ended"] == "interrupted"
+    assert not any("through the SSH connection" in note for note in kept["notes"])
+    (conditions,) = (laptop.folder / "broken-off").glob("01-tp2/round-1/conditions.json")
+    assert json.loads(conditions.read_text())["url"] == laptop.url

@@ -43,7 +43,7 @@ from ropeway.errors import (
 )
 from ropeway.hosts.base import Host
 from ropeway.hosts.connect import connected
-from ropeway.hosts.forwarding import check_forwarding, forwarded
+from ropeway.hosts.forwarding import check_forwarding, forwarded, is_reached
 from ropeway.hosts.ssh import SshHost
 from ropeway.launch import up as launching
 from ropeway.launch.checks import check_dropped_hosts
@@ -132,7 +132,7 @@ def hosts_place(
 ) -> Iterator[Place]:
     """Yield the spec's hosts as the place, locked; take down at the end what is still up.
 
-    way  to the endpoint; None: the service's own URL, through SSH where it is on a loopback
+    way  to the endpoint; None: the service's own URL, or through SSH where that is not reached
 
     Raises Refused, CheckFailed and HostError before the first trial.
     """
@@ -370,7 +370,7 @@ def _way_to(service: Service, preparation: Preparation) -> tuple[Way, tuple[Phra
     """Return how a service is reached, and what one must know of that. Raises HostError."""
     head = preparation.hosts[service.head.name]
     address, port = _address(service)
-    if not isinstance(head, SshHost) or not is_loopback(address):
+    if not isinstance(head, SshHost) or (not is_loopback(address) and is_reached(address, port)):
         return _direct, ()
     check_forwarding(head, address, port)
     note = phrase(

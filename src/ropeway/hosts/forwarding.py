@@ -23,6 +23,7 @@ _SECONDS = 20.0
 _PORTS_TRIED = 5
 # An sshd that forwards nothing says so within a round trip; one that does says nothing.
 _REFUSED_SECONDS = 2.0
+_REACH_SECONDS = 5.0
 _REFUSED = "administratively prohibited"  # channels.c
 
 
@@ -52,6 +53,17 @@ def forwarded(host: SshHost, address: str, port: int) -> Iterator[int]:
             _control(host, "cancel", "-L", _forwarding(here, address, port))
 
 
+def is_reached(address: str, port: int) -> bool:
+    """Return whether what this machine sends there comes to a host, be it that nobody listens."""
+    try:
+        socket.create_connection((address, port), _REACH_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def check_forwarding(host: SshHost, address: str, port: int) -> None:
     """Raise HostError where the host's sshd forwards no port. Nothing needs to listen there.
 
@@ -67,7 +79,10 @@ def check_forwarding(host: SshHost, address: str, port: int) -> None:
         said = log.read_bytes()[before:].decode(errors="replace")
     if _REFUSED in said:
         raise HostError(
-            phrase("the host's sshd forwards no port, and the service listens on its loopback"),
+            phrase(
+                "the host's sshd forwards no port, and this machine reaches the service in no other"
+                " way"
+            ),
             where=host.name,
             evidence=tuple(said.strip().splitlines()[-1:]),
             hint=phrase(
