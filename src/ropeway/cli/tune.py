@@ -1,7 +1,5 @@
 """`ropeway tune`: find the best setting for a load by measuring few of them."""
 
-import shlex
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ropeway.cli.files import run_folder
 from ropeway.cli.load_flags import GOALS, load_options
 from ropeway.cli.options import POSITIVE, config_option, lang_option, screen_options
 from ropeway.cli.rehearsal import rehearsed_spec
+from ropeway.cli.repeat import command_to_repeat
 from ropeway.cli.spec_writing import write_into_spec
 from ropeway.cli.tune_hosts import HostFlags, host_flags, place_of
 from ropeway.cli.tune_local import Place, Searched
@@ -180,7 +179,7 @@ def _tuned(trials: Trials, spec: Spec, place: Place, ended: Ended) -> Tuned:
         trials=tuple(trials.measured),
         ended=ended,
         following=following,
-        command=shlex.join(["ropeway", *sys.argv[1:]]),
+        command=command_to_repeat(click.get_current_context()),
         notes=place.notes,
     )
 
