@@ -20,7 +20,7 @@ from running import NAME, PORT, conditions
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.served import Rounds
 from ropeway.bench.trials import Trials
-from ropeway.bench.tuning import Trial, best_of
+from ropeway.bench.tuning import Trial, chosen_of
 from ropeway.bench.versus import in_turns
 from ropeway.cli.tune_local import Place, Searched, local_place
 from ropeway.plan.tuning import VARIED
@@ -51,11 +51,13 @@ def main() -> None:
         run = partial(_run, place, screen, Path(folder), flags.rounds)
         found = run("search", place.starts, near)
         grid = run("grid", list(_reached(place.starts, near)), lambda _: ())
-        chosen, best = best_of(found), max(grid, key=lambda one: one.figure)
+        chosen, best = chosen_of(found), max(grid, key=lambda one: one.figure)
         assert chosen is not None
         same = next(one for one in grid if one.setting == chosen.setting)
+        searched = [one for one in found if not one.confirms]
         print(
-            f"search: {len(found)} trials, {format_seconds(sum(one.seconds for one in found))}:"
+            f"search: {len(searched)} trials and {len(found) - len(searched)} to confirm,"
+            f" {format_seconds(sum(one.seconds for one in found))}:"
             f" {chosen.setting.words}, {chosen.figure:.1f} tokens/s\n"
             f"grid: {len(grid)} trials, {format_seconds(sum(one.seconds for one in grid))}:"
             f" {best.setting.words}, {best.figure:.1f} tokens/s; there the choice had"
@@ -66,8 +68,8 @@ def main() -> None:
         share = same.figure / best.figure
         if best.setting != chosen.setting:
             share = _again(run, chosen.setting, best.setting, flags.again)
-    right = share >= NEAREST and len(found) <= MOST_TRIALS * len(grid)
-    print(f"{share:.3f} of the best, {len(found) / len(grid):.2f} of the trials")
+    right = share >= NEAREST and len(searched) <= MOST_TRIALS * len(grid)
+    print(f"{share:.3f} of the best, {len(searched) / len(grid):.2f} of the trials")
     raise SystemExit(0 if right else 1)
 
 
@@ -97,14 +99,15 @@ def _run(
     own = folder / name
     own.mkdir()
     sent = Rounds(LoadTest(**WORK.model_dump()), place.engine, place.hardware, screen, rounds)
-    trials = Trials(sent, own)
+    trials = Trials(sent, own, confirm=name == "search")
     trials.run(starts, steps, place.serve)
     for one in trials.measured:
         figures = " ".join(f"{figure:.1f}" for figure in one.figures)
         start = "–" if one.start_s is None else f"{one.start_s:.0f} s"
         print(
-            f"  {name} | {one.setting.words} | {one.figure:.1f} | {figures} | {start}"
-            f" | {one.error or ''} | load {os.getloadavg()[0]:.1f}",
+            f"  {name}{' again' * one.confirms} | {one.setting.words} | {one.figure:.1f}"
+            f" | {figures}"
+            f" | {start} | {one.error or ''} | load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
     return trials.measured

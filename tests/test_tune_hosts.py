@@ -26,7 +26,7 @@ from waiting import wait_for
 LOAD = ("--clients", "2", "--requests", "4", "--input-tokens", "16", "--output-tokens", "4",
         "--warmup", "0", "--rounds", "3")  # fmt: skip
 # Two settings, and none beside them.
-SEARCH = (*LOAD, "--layouts", "2", "--vary", "layout", "--skip-checks")
+SEARCH = (*LOAD, "--layouts", "2", "--vary", "layout", "--skip-checks", "--no-confirm")
 HEAD = "http://127.0.0.1:"
 
 

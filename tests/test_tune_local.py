@@ -22,8 +22,8 @@ from waiting import wait_for
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 TUNE = (
-    "tune", "--layouts", "1", "--vary", "max-sequences", "--rounds", "3", "--clients", "2",
-    "--requests", "4", "--input-tokens", "16", "--output-tokens", "8", "--out", "search",
+    "tune", "--layouts", "1", "--vary", "max-sequences", "--rounds", "3", "--no-confirm",
+    "--clients", "2", "--requests", "4", "--input-tokens", "16", "--output-tokens", "8", "--out", "search",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from json_documents import read_document
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.tuned import Tuned
-from ropeway.bench.tuning import Trial
+from ropeway.bench.tuning import Next, Trial
 from ropeway.cli.main import exit_code
 from ropeway.report.console import Screen
 from ropeway.report.tune import tune_table
@@ -45,9 +45,10 @@ BETTER = found(
 
 
 def test_the_best_is_named_with_its_gain_and_what_it_cost():
-    best, gain, cost = BETTER.sentences
+    best, gain, doubt, cost = BETTER.sentences
     assert best.startswith("the best: DP2×TP2, 8 sequences, 512 tokens a step: 130 output tokens/s")
     assert gain.startswith("DP2×TP2, 8 sequences, 512 tokens a step is 30.0% faster than TP2")
+    assert doubt.startswith("this was not measured a second time")
     assert cost == (
         "it took 4 min 00 s: 4 trials, of which starts 2 min 00 s, and rounds of the load 7"
     )
@@ -57,12 +58,25 @@ def test_the_best_is_named_with_its_gain_and_what_it_cost():
     )
 
 
+def test_what_was_measured_a_second_time_is_what_is_told():
+    again = (
+        trial(PAIR, 110.0, 111.0, 109.0, confirms=True),
+        trial(GRID, 121.0, 122.0, 120.0, confirms=True),
+    )
+    tuned = replace(BETTER, trials=(*BETTER.trials, *again))
+    best, gain, _ = tuned.sentences
+    assert ": 121 output tokens/s" in best
+    assert "is 10.0% faster than TP2, 16 sequences" in gain
+    assert "121 output tokens/s" in tuned.reason and "had 110" in tuned.reason
+    assert "a second time" in shown(tuned) and "（复测）" in shown(tuned, "zh")
+
+
 def test_noise_is_not_called_a_gain():
     tuned = found(trial(PAIR, 100.0, 104.0, 96.0), trial(HALF, 102.0, 106.0, 98.0))
     assert tuned.best.setting == HALF
-    _, gain, alike, _ = tuned.sentences
+    _, gain, _, alike, _ = tuned.sentences
     assert gain.startswith("no difference found between TP2, 16 sequences and TP2, 8 sequences")
-    assert alike == "not told apart from it by these rounds: TP2, 16 sequences"
+    assert alike == "not told apart from TP2, 8 sequences in the search: TP2, 16 sequences"
 
 
 def test_where_nothing_could_be_measured_it_says_so():
@@ -73,7 +87,7 @@ def test_where_nothing_could_be_measured_it_says_so():
 
 
 def test_a_search_that_was_ended_says_what_would_have_come_next():
-    tuned = found(trial(PAIR, 100.0, 101.0, 99.0), following=HALF, ended="time limit")
+    tuned = found(trial(PAIR, 100.0, 101.0, 99.0), following=Next(HALF), ended="time limit")
     assert tuned.sentences[-1] == (
         "the search is not at its end; next it would have tried TP2, 8 sequences"
     )

@@ -31,7 +31,7 @@ def laptop(hosts: TwoHosts, tmp_path: Path) -> Iterator[Laptop]:
 
 def test_a_search_through_ssh_leaves_nothing_on_the_hosts_nor_does_an_interrupt(laptop):
     laptop.write("TP2", address="127.0.0.1")
-    search = ("tune", *LOAD, "--layout", "TP2", "--layout", "TP2×PP2+EP")
+    search = ("tune", *LOAD, "--layout", "TP2", "--layout", "TP2×PP2+EP", "--no-confirm")
     document = laptop.json(*search, "--out", "found")
     assert document["ended"] == "complete"
     one, both = document["trials"]

@@ -16,7 +16,7 @@ from typing import Literal
 from ropeway.bench.record import SCHEMA, holds_a_run, recorded, write_json
 from ropeway.bench.rounds import Round
 from ropeway.bench.served import Rounds, Served
-from ropeway.bench.tuning import Trial, best_of, is_enough, next_setting
+from ropeway.bench.tuning import Next, Trial, best_of, is_enough, next_trial
 from ropeway.errors import (
     CheckFailed,
     EndpointError,
@@ -58,12 +58,14 @@ class Trials:
 
     sent     the load
     folder   of the whole search
+    confirm  whether it ends with second trials of its best and of what it began with
     measured trials so far, in their order
     gone     why the search ended before its time, where its hosts were the cause
     """
 
     sent: Rounds
     folder: Path
+    confirm: bool = True
     measured: list[Trial] = field(default_factory=list)
     gone: RopewayError | None = None
 
@@ -110,12 +112,12 @@ class Trials:
         """
         began = time.monotonic()
         try:
-            while (setting := next_setting(starts, steps, self.measured)) is not None:
+            while (following := self.following(starts, steps)) is not None:
                 longest = max((trial.seconds for trial in self.measured), default=0.0)
                 if limit_s is not None and time.monotonic() - began + longest > limit_s:
                     return "time limit"
-                self._tell(setting, starts)
-                self._keep(self._measure(setting, serve))
+                self._tell(following, starts)
+                self._keep(self._measure(following, serve))
         except KeyboardInterrupt:
             return "interrupted"
         except HostsGone as gone:
@@ -123,13 +125,22 @@ class Trials:
             return "hosts gone"
         return "complete"
 
-    def _measure(self, setting: Setting, serve: Serve) -> Trial:
+    def following(
+        self, starts: Sequence[Setting], steps: Callable[[Setting], Iterable[Setting]]
+    ) -> Next | None:
+        """Return what is measured next; None when the search has come to its end."""
+        return next_trial(starts, steps, self.measured, confirm=self.confirm)
+
+    def _measure(self, following: Next, serve: Serve) -> Trial:
         """Bring a setting up and measure it. One that fails is a trial too."""
+        setting, confirms = following
         folder, began = self._folder_for(setting), time.monotonic()
         best = best_of(self.measured)
-        known, most = best.figure if best else 0.0, self.sent.rounds
+        # Nobody chooses among those that confirm, so that they get all rounds.
+        known = best.figure if best and not confirms else 0.0
+        most = self.sent.rounds
         rounds: list[Round] = []
-        trial = Trial(setting=setting, folder=str(folder))
+        trial = Trial(setting=setting, confirms=confirms, folder=str(folder))
         try:
             with serve(setting, folder) as served:
                 trial = replace(trial, start_s=served.start_s, answer=self.sent.ask(served))
@@ -165,15 +176,19 @@ class Trials:
         names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
         return next(self.folder / name for name in names if not is_there(self.folder / name))
 
-    def _tell(self, setting: Setting, starts: Sequence[Setting]) -> None:
+    def _tell(self, following: Next, starts: Sequence[Setting]) -> None:
+        setting, confirms = following
         number, best = len(self.measured) + 1, best_of(self.measured)
-        of = phrase("{n} of {all} that the search begins with", n=number, all=len(starts))
-        step = phrase("a step from the best")
+        place = phrase("a step from the best")
+        if confirms:
+            place = phrase("a second time, to confirm")
+        elif setting in starts:
+            place = phrase("{n} of {all} that the search begins with", n=number, all=len(starts))
         self.sent.screen.say(
             phrase(
                 "trial {number} ({place}): {setting}; the best so far: {best}",
                 number=number,
-                place=of if setting in starts else step,
+                place=place,
                 setting=setting.words,
                 best=best.setting.words if best else "–",
             )

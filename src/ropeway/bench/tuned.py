@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from ropeway import __version__
 from ropeway.bench.load_test import Conditions
 from ropeway.bench.trials import Ended
-from ropeway.bench.tuning import Trial, best_of, not_told_apart
+from ropeway.bench.tuning import Next, Trial, best_of, chosen_of, confirmed, not_told_apart
 from ropeway.bench.versus import LEAST_APART, LEVEL, Interval, Verdict, apart, judge, said
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.spec.setting import Setting
@@ -27,14 +27,14 @@ class Tuned:
     first: Setting
     trials: tuple[Trial, ...]
     ended: Ended
-    following: Setting | None = None
+    following: Next | None = None
     command: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> Trial | None:
-        """The best trial; None: none could be used."""
-        return best_of(self.trials)
+        """The trial of the setting to be taken; None: none could be used."""
+        return chosen_of(self.trials)
 
     @property
     def unit(self) -> Phrase:
@@ -51,10 +51,11 @@ class Tuned:
 
     @property
     def gain(self) -> tuple[Verdict, Interval] | None:
-        """How the best compares with the first; None: it is the first, or that is not known."""
-        first = next((one for one in self.trials if one.setting == self.first), None)
-        best = self.best
-        if first is None or best is None or best is first or not first.figure:
+        """How the search's best compares with the first; None: it is the first, or that is not
+        known."""
+        pair, best = confirmed(self.trials), best_of(self.trials)
+        first, best = pair or (self.trials[0] if self.trials else None, best)
+        if not first or not best or first.setting == best.setting or not first.figure:
             return None
         if min(len(first.figures), len(best.figures)) < 2:
             return None
@@ -63,8 +64,9 @@ class Tuned:
 
     @property
     def alike(self) -> tuple[Trial, ...]:
-        """The trials of which it is not known that they are slower than the best."""
-        return not_told_apart(self.trials, self.best) if self.best else ()
+        """The trials of which it is not known that they are slower than the search's best."""
+        best = best_of(self.trials)
+        return not_told_apart(self.trials, best) if best else ()
 
     @property
     def reason(self) -> Phrase:
@@ -82,7 +84,7 @@ class Tuned:
             input=load.input_tokens,
             output=load.output_tokens,
             first=self.first.words,
-            before=next((one.figure for one in self.trials if one.setting == self.first), 0.0),
+            before=(confirmed(self.trials) or self.trials)[0].figure,
         )
 
     @property
@@ -111,7 +113,7 @@ class Tuned:
             "low": gain and gain[1].low,
             "high": gain and gain[1].high,
             "alike": [trial.setting.as_json() for trial in self.alike],
-            "following": self.following and self.following.as_json(),
+            "following": self.following and self.following.setting.as_json(),
             "ended": self.ended,
             "seconds": round(self.seconds, 1),
             "command": self.command,
@@ -124,11 +126,7 @@ class Tuned:
             yield phrase("no setting could be measured without failures")
         else:
             yield self._of_best(best)
-            if self.gain is not None:
-                yield said(*self.gain, self.first.words, best.setting.words)
-            if self.alike:
-                others = joined((one.setting.words for one in self.alike), " | ")
-                yield phrase("not told apart from it by these rounds: {others}", others=others)
+            yield from self._of_gain()
         starts = [one.start_s for one in self.trials if one.start_s is not None]
         if starts:
             yield phrase(
@@ -142,7 +140,25 @@ class Tuned:
         if self.following is not None:
             yield phrase(
                 "the search is not at its end; next it would have tried {setting}",
-                setting=self.following.words,
+                setting=self.following.setting.words,
+            )
+
+    def _of_gain(self) -> Iterator[Phrase]:
+        searched = best_of(self.trials)
+        assert searched is not None
+        if self.gain is not None:
+            yield said(*self.gain, self.first.words, searched.setting.words)
+            if not confirmed(self.trials):
+                yield phrase(
+                    "this was not measured a second time, and the best of many trials is partly the"
+                    " luckiest"
+                )
+        if self.alike:
+            others = joined((one.setting.words for one in self.alike), " | ")
+            yield phrase(
+                "not told apart from {best} in the search: {others}",
+                best=searched.setting.words,
+                others=others,
             )
 
     def _of_best(self, best: Trial) -> Phrase:

@@ -2,8 +2,11 @@
 
 The planner's best settings come first, in its order. Then the best of all that were measured is
 varied, by one step of one value, until no step makes it better. To start an engine takes longer
-than a round of the load, so no setting is started twice: while it is up it gets one round after
-another, until it is certain to be worse than the best, or all rounds are taken.
+than a round of the load, so a setting is not started twice for that: while it is up it gets one
+round after another, until it is certain to be worse than the best, or all rounds are taken.
+
+The best of many trials is partly the luckiest. So the search ends with two more trials, of its best
+and of what it began with: how much was gained is told from these, which nobody has chosen.
 
 All of it follows from the trials alone, so a search that was interrupted goes on as if it had not
 been. Figures are the more the better.
@@ -12,7 +15,7 @@ been. Figures are the more the better.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -43,6 +46,7 @@ _LEAVING = 0.9
 class Trial:
     """A setting that was brought up and measured, or that could not be.
 
+    confirms  whether it was measured for a second time, at the end of the search
     figures  of its rounds: output tokens/s, or with goals requests/s that met them; a round in
              which a request failed has 0
     error    why it was not measured, or not to the end
@@ -54,6 +58,7 @@ class Trial:
     """
 
     setting: Setting
+    confirms: bool = False
     figures: tuple[float, ...] = ()
     error: str | None = None
     start_s: float | None = None
@@ -99,19 +104,35 @@ def check_tells_apart(load: LoadTest) -> None:
         )
 
 
-def next_setting(
+class Next(NamedTuple):
+    """What is to be measured; `confirms`: for a second time."""
+
+    setting: Setting
+    confirms: bool = False
+
+
+def next_trial(
     starts: Sequence[Setting],
     steps: Callable[[Setting], Iterable[Setting]],
     trials: Sequence[Trial],
-) -> Setting | None:
-    """Return the setting to measure next; None when the search has come to its end.
+    *,
+    confirm: bool = True,
+) -> Next | None:
+    """Return what is measured next; None when the search has come to its end.
 
-    steps  returns those that are one step away from a setting, the most promising first
+    steps    returns those that are one step away from a setting, the most promising first
+    confirm  whether the search ends with second trials
     """
     tried = {trial.setting for trial in trials}
     best = best_of(trials)
     around = steps(best.setting) if best and tried >= set(starts) else starts
-    return next((one for one in around if one not in tried), None)
+    if fresh := next((one for one in around if one not in tried), None):
+        return Next(fresh)
+    if not confirm or best is None or best.setting == starts[0] or not trials[0].figure:
+        return None
+    again = {trial.setting for trial in trials if trial.confirms}
+    pair = (starts[0], best.setting)
+    return next((Next(one, confirms=True) for one in pair if one not in again), None)
 
 
 def is_enough(figures: Sequence[float], best: float, most: int) -> bool:
@@ -129,12 +150,35 @@ def is_enough(figures: Sequence[float], best: float, most: int) -> bool:
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """Return the best trial; None where none can be used. Of those alike it is the earliest."""
+    """Return the best trial of a search, of those that do not confirm it; None where all failed.
+
+    Of those alike it is the earliest.
+    """
     best: Trial | None = None
     for trial in trials:
-        if trial.figure > (best.figure * (1 + GAIN) if best else 0.0):
+        if not trial.confirms and trial.figure > (best.figure * (1 + GAIN) if best else 0.0):
             best = trial
     return best
+
+
+def confirmed(trials: Sequence[Trial]) -> tuple[Trial, Trial] | None:
+    """Return the second trials of what the search began with and of its best.
+
+    None where one of them is not there, or cannot be used.
+    """
+    best = best_of(trials)
+    again = {trial.setting: trial for trial in trials if trial.confirms and trial.figure}
+    if best is None or best.setting not in again or trials[0].setting not in again:
+        return None
+    return again[trials[0].setting], again[best.setting]
+
+
+def chosen_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial of the setting to be taken: the best, unless it was not so a second time."""
+    if pair := confirmed(trials):
+        first, best = pair
+        return best if best.figure > first.figure * (1 + GAIN) else first
+    return best_of(trials)
 
 
 def not_told_apart(trials: Sequence[Trial], best: Trial) -> tuple[Trial, ...]:
@@ -142,7 +186,8 @@ def not_told_apart(trials: Sequence[Trial], best: Trial) -> tuple[Trial, ...]:
 
     Those that were left after one round are not among them: they were far behind.
     """
-    others = [one for one in trials if one is not best and one.figure]
+    others = [one for one in trials if one.setting != best.setting and one.figure]
+    others = [one for one in others if not one.confirms]
     measured = [one for one in others if min(len(one.figures), len(best.figures)) > 1]
     level = shared_level(LEVEL, len(measured))
     return tuple(

@@ -95,10 +95,10 @@ def bench(
 ) -> None:
     """Measure an endpoint under load: throughput, TTFT, time per output token.
 
-    Prompts are random sequences of common words, the same for one --seed. No two begin alike, or
-    the engine's prefix cache would flatter the figures, unless --prefixes or --turns ask for it;
-    --prompts sends your own. The raw timings are written as requests end, and report.html beside
-    them at the end; Ctrl-C stops and keeps what was measured.
+    Prompts are random sequences of common words, the same for one --seed. No two share more than
+    their first few words, or the engine's prefix cache would flatter the figures, unless --prefixes
+    or --turns ask for it; --prompts sends your own. The raw timings are written as requests end,
+    and report.html beside them at the end; Ctrl-C stops and keeps what was measured.
 
     Beside what was measured stand what vLLM says in its `/metrics`, which is read once a second,
     with reasons where it has any; and with a spec what the planner expected of this load, for the

@@ -12,7 +12,7 @@ from ropeway.bench.record import recorded, write_json
 from ropeway.bench.served import Rounds
 from ropeway.bench.trials import Ended, Trials
 from ropeway.bench.tuned import Tuned
-from ropeway.bench.tuning import check_tells_apart, next_setting
+from ropeway.bench.tuning import check_tells_apart
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import SpecFlags, read_spec
 from ropeway.cli.completion import one_of
@@ -66,6 +66,10 @@ _WITHOUT = "search on this machine without one: `ropeway tune --local`"
     "--rounds", type=click.IntRange(3, 1000), default=5, show_default=True,
     help="Rounds of the load that a setting gets at most; what is worse gets fewer.",
 )  # fmt: skip
+@click.option(
+    "--confirm/--no-confirm", default=True, show_default=True,
+    help="At the end measure the best and what the search began with once more.",
+)  # fmt: skip
 @click.option("--minutes", type=POSITIVE, help="Begin no trial that would end later than this.")
 @click.option("--write", is_flag=True, help="Write the best into the spec, with the reason.")
 @click.option(
@@ -89,6 +93,7 @@ def tune(
     goals: Goals | None,
     load: LoadFlags,
     rounds: int,
+    confirm: bool,
     minutes: float | None,
     write: bool,
     out: Path | None,
@@ -121,7 +126,7 @@ def tune(
     limit = None if minutes is None else 60 * minutes
     with interruptible(), place_of(searched, hosts, fleet, screen) as place:
         sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
-        trials = Trials(sent, run_folder("tune", out))
+        trials = Trials(sent, run_folder("tune", out), confirm=confirm)
         trials.take_up(_search(searched, sent, place))
         ended = trials.run(place.starts, place.steps, place.serve, limit)
     tuned = _tuned(trials, searched.spec, place, ended)
@@ -172,7 +177,7 @@ def _tuned(trials: Trials, spec: Spec, place: Place, ended: Ended) -> Tuned:
         engine=place.engine,
         hardware=place.hardware,
     )
-    following = next_setting(place.starts, place.steps, trials.measured)
+    following = trials.following(place.starts, place.steps)
     return Tuned(
         conditions=conditions,
         first=place.starts[0],

@@ -56,13 +56,19 @@ def _title(title: str, language: str) -> str:
 def _cells(trial: Trial, language: str) -> list[str]:
     interval = trial.interval
     return [
-        in_language(trial.setting.words, language),
+        in_language(_name(trial), language),
         rate(trial.figure) if trial.figure else NONE,
         _between(interval, language) if interval else NONE,
         str(len(trial.figures)),
         seconds(trial.start_s) if trial.start_s is not None else NONE,
         in_language(one_line(_why_not(trial)), language),
     ]
+
+
+def _name(trial: Trial) -> str:
+    if trial.confirms:
+        return phrase("{setting}, a second time", setting=trial.setting.words)
+    return trial.setting.words
 
 
 def _between(interval: tuple[float, float], language: str) -> str:

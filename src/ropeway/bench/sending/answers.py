@@ -98,12 +98,15 @@ class AnswerReader:
             if self._size > LONGEST_DOCUMENT:
                 raise too_long(self._endpoint)
         elif not self._follower.done:
-            count = sum(1 for _ in self._follower.feed(part))
+            count = 0
+            for _ in self._follower.feed(part):
+                count += 1
             if count > 1:
                 self.early = max(self.early, earlier)
                 if not self._any:
                     self.first_early = max(0, earlier)
-            self._any = self._any or count > 0
+            if count:
+                self._any = True
 
     def _close(self) -> None:
         """Judge an answer that is whole. Raises RequestFailed."""
