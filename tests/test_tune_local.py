@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 TUNE = (
     "tune", "--layouts", "1", "--vary", "max-sequences", "--rounds", "3", "--no-confirm",
-    "--clients", "2", "--requests", "4", "--input-tokens", "16", "--output-tokens", "8", "--out", "search",
+    "--clients", "2", "--requests", "4", "--input-tokens", "16", "--output-tokens", "8",
+    "--out", "search",
 )  # fmt: skip
 
 
