@@ -89,7 +89,17 @@ def test_a_limit_that_the_engines_own_reaches_too_is_left_to_the_engine():
     less = replace(WHOLE, max_sequences=32, batched_tokens=1024)
     assert replace(less, batched_tokens=None) in steps(less, reach)
     longer = replace(REACH, input_tokens=65)
-    assert replace(less, batched_tokens=2048) in steps(less, longer)
+    assert replace(less, batched_tokens=None) in steps(less, longer)
+    assert replace(less, batched_tokens=4096) in steps(replace(less, batched_tokens=2048), longer)
+
+
+def test_a_step_back_to_what_was_tried_has_its_name():
+    own = Setting(layout=Layout.parse("TP8"))
+    reach = replace(REACH, clients=512, own=own)
+    assert replace(own, batched_tokens=None) in steps(replace(own, batched_tokens=1024), reach)
+    assert own in steps(replace(own, max_sequences=128), reach)
+    other = replace(own, layout=Layout.parse("TP4"), max_sequences=128)
+    assert replace(other, max_sequences=256) in steps(other, reach), "that of the plan has a number"
 
 
 def test_what_is_left_to_the_engine_counts_as_the_engines_own():

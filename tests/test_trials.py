@@ -94,7 +94,7 @@ def test_what_cannot_run_or_does_not_start_is_a_trial_too(tmp_path: Path) -> Non
     assert trials.run([BROKEN, SLOW, FAST], steps, cluster.serve) == "complete"
     assert [trial.error for trial in trials.measured] == [
         "cannot run; 4 does not divide 3", "died; out of memory", None,
-        "no room; 16 GiB are missing",
+        "no room; 16 GiB are missing", None,
     ]  # fmt: skip
     found = best_of(trials.measured)
     assert found is not None and found.setting == FAST
@@ -115,8 +115,8 @@ def test_under_goals_the_figure_is_the_requests_that_met_them(tmp_path: Path) ->
     load = replace(LOAD, goals=Goals(ttft_s=30.0, tpot_s=0.06))
     cluster, trials = Cluster(), begun(tmp_path, load)
     trials.run([SLOW, FAST], lambda _: (), cluster.serve)
-    slow, fast = trials.measured
-    assert slow.figures == (0.0,), "no request met them"
+    slow, fast, *_ = trials.measured
+    assert max(slow.figures) < 0, "no request met them"
     assert all(
         figure == one.requests_per_s for figure, one in zip(fast.figures, fast.rounds, strict=True)
     )

@@ -9,6 +9,7 @@ import pytest
 from json_documents import read_document
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.rounds import Round
 from ropeway.bench.tuned import Tuned
 from ropeway.bench.tuning import Next, Trial
 from ropeway.cli.main import exit_code
@@ -46,15 +47,15 @@ BETTER = found(
 
 def test_the_best_is_named_with_its_gain_and_what_it_cost():
     best, gain, doubt, cost = BETTER.sentences
-    assert best.startswith("the best: DP2×TP2, 8 sequences, 512 tokens a step: 130 output tokens/s")
+    assert best == "the best: DP2×TP2, 8 sequences, 512 tokens a step: 130 output tokens/s"
     assert gain.startswith("DP2×TP2, 8 sequences, 512 tokens a step is 30.0% faster than TP2")
     assert doubt.startswith("this was not measured a second time")
     assert cost == (
         "it took 4 min 00 s: 4 trials, of which starts 2 min 00 s, and rounds of the load 7"
     )
-    assert BETTER.reason == (
-        "130 output tokens/s, the best of 4 trials (2026-12-01; 16 clients, 64 tokens in, 32 out);"
-        " TP2, 16 sequences had 100"
+    assert BETTER.reason.startswith(
+        "130 output tokens/s (2026-12-01; 16 clients, 64 tokens in, 32 out); TP2, 16 sequences had"
+        " 100; this was not measured a second time"
     )
 
 
@@ -65,10 +66,43 @@ def test_what_was_measured_a_second_time_is_what_is_told():
     )
     tuned = replace(BETTER, trials=(*BETTER.trials, *again))
     best, gain, _ = tuned.sentences
-    assert ": 121 output tokens/s" in best
+    assert ": 121 output tokens/s (1" in best, "with an interval, since nobody chose it"
     assert "is 10.0% faster than TP2, 16 sequences" in gain
     assert "121 output tokens/s" in tuned.reason and "had 110" in tuned.reason
     assert "a second time" in shown(tuned) and "（复测）" in shown(tuned, "zh")
+
+
+def test_a_best_that_failed_the_second_time_is_not_taken():
+    again = (
+        trial(PAIR, 110.0, 111.0, 109.0, confirms=True),
+        trial(GRID, 121.0, confirms=True, error="died: out of memory"),
+    )
+    tuned = replace(BETTER, trials=(*BETTER.trials, *again))
+    assert tuned.best == again[0]
+    said = " | ".join(tuned.sentences)
+    assert "512 tokens a step, the best of the search, failed for a second time: died" in said
+    assert "what the search began with" in tuned.reason
+
+
+def test_why_a_figure_may_be_wrong_is_said():
+    late = Round(
+        output_tokens_per_s=130.0, requests_per_s=4.0, ttft_s=1.0, tpot_s=0.1, e2e_s=4.0,
+        input_tokens=8.0, output_tokens=30.0, doubts=("the load generator was late",),
+    )  # fmt: skip
+    first = trial(PAIR, 100.0, 101.0, 99.0, answer="Paris")
+    best = trial(GRID, 130.0, 131.0, 129.0, answer="the the the", rounds=(late, late))
+    said = " | ".join(found(first, best).sentences)
+    assert "2 of 2 rounds of DP2×TP2" in said and "the load generator was late" in said
+    assert "answered “the the the” and TP2, 16 sequences “Paris”" in said
+
+
+def test_goals_that_no_setting_meets_are_not_called_failures():
+    tuned = found(trial(PAIR, -0.4), trial(HALF, -0.2))
+    assert tuned.best is None
+    assert tuned.sentences[0].startswith("no setting that was tried meets the goals")
+    text = shown(tuned)
+    assert text.index("8 sequences") < text.index("16 sequences")
+    assert "no request met the goals" in text
 
 
 def test_noise_is_not_called_a_gain():
@@ -132,6 +166,7 @@ def test_the_document_is_as_described():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--model", "smollm2", "--write"], "`--model` names another"),
         (["--local", "--write"], "`--local` has none"),
         (["--local", "--layout", "TP3×"], "TP3×"),
         (["--local", "--rounds", "2"], "between 3"),

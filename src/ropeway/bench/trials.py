@@ -16,7 +16,15 @@ from typing import Literal
 from ropeway.bench.record import SCHEMA, holds_a_run, recorded, write_json
 from ropeway.bench.rounds import Round
 from ropeway.bench.served import Rounds, Served
-from ropeway.bench.tuning import Next, Trial, best_of, is_enough, next_trial
+from ropeway.bench.tuning import (
+    Next,
+    Trial,
+    best_of,
+    figure_of,
+    is_enough,
+    next_trial,
+    scatter_of,
+)
 from ropeway.errors import (
     CheckFailed,
     EndpointError,
@@ -135,16 +143,15 @@ class Trials:
         """Bring a setting up and measure it. One that fails is a trial too."""
         setting, confirms = following
         folder, began = self._folder_for(setting), time.monotonic()
-        best = best_of(self.measured)
         # Nobody chooses among those that confirm, so that they get all rounds.
-        known = best.figure if best and not confirms else 0.0
-        most = self.sent.rounds
+        best = None if confirms else best_of(self.measured)
+        scatter, most = scatter_of(self.measured), self.sent.rounds
         rounds: list[Round] = []
         trial = Trial(setting=setting, confirms=confirms, folder=str(folder))
         try:
             with serve(setting, folder) as served:
                 trial = replace(trial, start_s=served.start_s, answer=self.sent.ask(served))
-                while not is_enough(self._figures(rounds), known, most):
+                while not is_enough(self._figures(rounds), best, scatter, most):
                     own = folder / f"round-{len(rounds) + 1}"
                     rounds.append(self.sent.send(served, str(setting.words), len(rounds), own))
         except (LayoutError, Refused) as error:
@@ -163,11 +170,7 @@ class Trials:
         )
 
     def _figures(self, rounds: Iterable[Round]) -> tuple[float, ...]:
-        goals = self.sent.load.goals is not None
-        return tuple(
-            0.0 if one.failed else (one.goodput_per_s or 0.0) if goals else one.output_tokens_per_s
-            for one in rounds
-        )
+        return tuple(figure_of(one, self.sent.load.goals) for one in rounds)
 
     def _folder_for(self, setting: Setting) -> Path:
         """Return a folder that does not exist: a trial that was given up has left its own."""

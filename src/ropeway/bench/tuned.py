@@ -6,11 +6,22 @@ from dataclasses import asdict, dataclass
 from ropeway import __version__
 from ropeway.bench.load_test import Conditions
 from ropeway.bench.trials import Ended
-from ropeway.bench.tuning import Next, Trial, best_of, chosen_of, confirmed, not_told_apart
+from ropeway.bench.tuning import (
+    Next,
+    Trial,
+    best_of,
+    chosen_of,
+    not_told_apart,
+    second_trial,
+)
 from ropeway.bench.versus import LEAST_APART, LEVEL, Interval, Verdict, apart, judge, said
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.spec.setting import Setting
 from ropeway.units import format_seconds
+
+_UNCONFIRMED = phrase(
+    "this was not measured a second time, and the best of many trials is partly the luckiest"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,21 @@ class Tuned:
         return chosen_of(self.trials)
 
     @property
+    def pair(self) -> tuple[Trial | None, Trial | None]:
+        """The trials of what the search began with and of its best, by which they are compared.
+
+        The second ones, where both have been measured for a second time.
+        """
+        best = best_of(self.trials)
+        if best is None:
+            return None, None
+        again = [second_trial(self.trials, one) for one in (self.first, best.setting)]
+        if all(one is not None and one.is_usable for one in again):
+            return again[0], again[1]
+        first = next((one for one in self.trials if one.setting == self.first), None)
+        return first if first and first.is_usable else None, best
+
+    @property
     def unit(self) -> Phrase:
         """What the figures count."""
         goals = self.conditions.load.goals
@@ -53,39 +79,42 @@ class Tuned:
     def gain(self) -> tuple[Verdict, Interval] | None:
         """How the search's best compares with the first; None: it is the first, or that is not
         known."""
-        pair, best = confirmed(self.trials), best_of(self.trials)
-        first, best = pair or (self.trials[0] if self.trials else None, best)
-        if not first or not best or first.setting == best.setting or not first.figure:
+        first, best = self.pair
+        if first is None or best is None or first.setting == best.setting:
             return None
-        if min(len(first.figures), len(best.figures)) < 2:
+        if min(len(first.figures), len(best.figures)) < 2 or min(*first.figures, *best.figures) < 0:
             return None
         interval = apart(first.figures, best.figures, LEVEL, LEAST_APART)
         return judge(interval, LEAST_APART), interval
 
     @property
     def alike(self) -> tuple[Trial, ...]:
-        """The trials of which it is not known that they are slower than the search's best."""
+        """The trials that the search's rounds do not tell from its best."""
         best = best_of(self.trials)
         return not_told_apart(self.trials, best) if best else ()
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the choice was made by trials that nobody had chosen before."""
+        best = self.best
+        others = [one for one in self.trials if one.is_usable and best and one is not best]
+        return best is not None and (best.confirms or not others)
 
     @property
     def reason(self) -> Phrase:
         """Why the best was chosen, for a comment in the spec. There must be one."""
         best, load = self.best, self.conditions.load
         assert best is not None
-        return phrase(
-            "{figure:.4g} {unit}, the best of {trials} trials ({day}; {clients} clients, {input}"
-            " tokens in, {output} out); {first} had {before:.4g}",
+        said = phrase(
+            "{figure:.4g} {unit} ({day}; {clients} clients, {input} tokens in, {output} out)",
             figure=best.figure,
             unit=self.unit,
-            trials=len(self.trials),
             day=self.conditions.started_at[:10],
             clients=load.clients,
             input=load.input_tokens,
             output=load.output_tokens,
-            first=self.first.words,
-            before=(confirmed(self.trials) or self.trials)[0].figure,
         )
+        return joined((said, *self._of_choice(best)))
 
     @property
     def sentences(self) -> tuple[Phrase, ...]:
@@ -120,13 +149,28 @@ class Tuned:
             "notes": list(map(str, (*self.sentences, *self.notes))),
         }
 
+    def _of_choice(self, best: Trial) -> Iterator[Phrase]:
+        """Yield what is known of the choice."""
+        first, _ = self.pair
+        if best.setting == self.first:
+            yield phrase("what the search began with: no other was better")
+        elif first is None:
+            yield phrase("{first} could not be measured", first=self.first.words)
+        else:
+            yield phrase("{first} had {figure:.4g}", first=self.first.words, figure=first.figure)
+        if not self.is_confirmed:
+            yield _UNCONFIRMED
+
     def _sentences(self) -> Iterator[Phrase]:
         best = self.best
-        if best is None:
-            yield phrase("no setting could be measured without failures")
-        else:
+        if best is not None:
             yield self._of_best(best)
             yield from self._of_gain()
+            yield from self._doubts(best)
+        elif any(one.is_usable for one in self.trials):
+            yield phrase("no setting that was tried meets the goals; the nearest has the first row")
+        else:
+            yield phrase("no setting could be measured without failures")
         starts = [one.start_s for one in self.trials if one.start_s is not None]
         if starts:
             yield phrase(
@@ -148,11 +192,15 @@ class Tuned:
         assert searched is not None
         if self.gain is not None:
             yield said(*self.gain, self.first.words, searched.setting.words)
-            if not confirmed(self.trials):
-                yield phrase(
-                    "this was not measured a second time, and the best of many trials is partly the"
-                    " luckiest"
-                )
+        second = second_trial(self.trials, searched.setting)
+        if second is not None and not second.is_usable:
+            yield phrase(
+                "{setting}, the best of the search, failed for a second time: {why}",
+                setting=searched.setting.words,
+                why=second.error or phrase("requests failed"),
+            )
+        if not self.is_confirmed:
+            yield _UNCONFIRMED
         if self.alike:
             others = joined((one.setting.words for one in self.alike), " | ")
             yield phrase(
@@ -161,9 +209,31 @@ class Tuned:
                 others=others,
             )
 
+    def _doubts(self, best: Trial) -> Iterator[Phrase]:
+        """Yield why the figures of the choice may be wrong, or its answers."""
+        first, _ = self.pair
+        for one in dict.fromkeys(filter(None, (first, best))):
+            if doubted := [part for part in one.rounds if part.doubts]:
+                yield phrase(
+                    "{count} of {rounds} rounds of {name} are in doubt; in the first of them {why}",
+                    count=len(doubted),
+                    rounds=len(one.rounds),
+                    name=one.setting.words,
+                    why=doubted[0].doubts[0],
+                )
+        if first and first.answer and best.answer and first.answer != best.answer:
+            yield phrase(
+                "asked the same, {setting} answered “{ours}” and {first} “{theirs}”: see whether"
+                " both are right",
+                setting=best.setting.words,
+                ours=best.answer,
+                first=first.setting.words,
+                theirs=first.answer,
+            )
+
     def _of_best(self, best: Trial) -> Phrase:
         values = {"setting": best.setting.words, "figure": best.figure, "unit": self.unit}
-        if best.interval is None:
+        if best.interval is None or not self.is_confirmed:
             return phrase("the best: {setting}: {figure:.4g} {unit}", **values)
         low, high = best.interval
         return phrase(

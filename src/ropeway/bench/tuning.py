@@ -12,6 +12,7 @@ All of it follows from the trials alone, so a search that was interrupted goes o
 been. Figures are the more the better.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.rounds import Round
 from ropeway.bench.versus import (
@@ -36,10 +38,10 @@ from ropeway.spec.setting import Setting
 
 GAIN = 0.01
 """What gains less than this share is not called better: it may be noise."""
-# A setting so far below the best is left after its first round.
-_HOPELESS = 0.9
-# Of the interval that shows a setting to be worse. To err costs one good setting of many.
-_LEAVING = 0.9
+# A setting is left early where it is below the best by so many times the error of the difference,
+# and by no less than these shares, since that error is estimated from few rounds.
+_ERRORS = 3.0
+_LEAST_BELOW_EARLY, _LEAST_BELOW = 0.05, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class Trial:
     """A setting that was brought up and measured, or that could not be.
 
     confirms  whether it was measured for a second time, at the end of the search
-    figures  of its rounds: output tokens/s, or with goals requests/s that met them; a round in
-             which a request failed has 0
+    figures  of its rounds: output tokens/s, or with goals requests/s that met them; below 0 where
+             none met them, the nearer to them the nearer to 0; 0 where a request failed
     error    why it was not measured, or not to the end
     start_s  from the first command to the first token; None: it did not start
     seconds  that it took in all, of the first command to the end of all processes
@@ -68,15 +70,19 @@ class Trial:
     folder: str | None = None
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it was measured without failures."""
+        return bool(self.figures) and self.error is None and 0 not in self.figures
+
+    @property
     def figure(self) -> float:
-        """The mean of its rounds; 0 where it cannot be used."""
-        usable = self.figures and self.error is None and min(self.figures) > 0
-        return fmean(self.figures) if usable else 0.0
+        """The mean of its rounds, as `versus` takes it; 0 where it cannot be used."""
+        return _mean(self.figures) if self.is_usable else 0.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """Between what the mean lies, with 95 %; None: too few rounds for that."""
-        if len(self.figures) < FEWEST_ROUNDS or not self.figure:
+        if len(self.figures) < FEWEST_ROUNDS or not self.is_usable or min(self.figures) < 0:
             return None
         return interval_of_mean(self.figures, 0.95)
 
@@ -128,70 +134,127 @@ def next_trial(
     around = steps(best.setting) if best and tried >= set(starts) else starts
     if fresh := next((one for one in around if one not in tried), None):
         return Next(fresh)
-    if not confirm or best is None or best.setting == starts[0] or not trials[0].figure:
+    if not confirm or best is None or best.figure < 0 or best.setting == starts[0]:
         return None
     again = {trial.setting for trial in trials if trial.confirms}
-    pair = (starts[0], best.setting)
+    pair = (*([starts[0]] if trials[0].is_usable else []), best.setting)
     return next((Next(one, confirms=True) for one in pair if one not in again), None)
 
 
-def is_enough(figures: Sequence[float], best: float, most: int) -> bool:
-    """Return whether a setting has been measured enough: it is worse than the best, or has `most`.
+def figure_of(one: Round, goals: Goals | None) -> float:
+    """Return what a round counts for: see `Trial.figures`."""
+    if one.failed:
+        return 0.0
+    if goals is None:
+        return one.output_tokens_per_s
+    if one.goodput_per_s:
+        return one.goodput_per_s
+    shares = (
+        goal / reached
+        for name in ("ttft_s", "tpot_s", "e2e_s")
+        if (goal := getattr(goals, name)) and (reached := getattr(one, name))
+    )
+    return min(min(shares, default=0.0), 1 - GAIN) - 1
 
-    best  the best trial's figure so far; 0: there is none
+
+def is_enough(figures: Sequence[float], best: Trial | None, scatter: float, most: int) -> bool:
+    """Return whether a setting has been measured enough: it failed, is worse, or has `most` rounds.
+
+    best     the best trial so far
+    scatter  of the rounds of one setting (`scatter_of`)
     """
-    if len(figures) >= most or min(figures, default=1.0) <= 0:
+    if len(figures) >= most or 0 in figures:
         return True
-    if not figures:
+    if not figures or best is None:
         return False
-    if fmean(figures) < _HOPELESS * best:
-        return True
-    return len(figures) >= FEWEST_ROUNDS and interval_of_mean(figures, _LEAVING)[1] < best
+    if min(figures) < 0 or best.figure < 0:
+        return _mean(figures) < 0 < best.figure
+    error = scatter * math.sqrt(1 / len(figures) + 1 / len(best.figures))
+    least = _LEAST_BELOW if len(figures) >= FEWEST_ROUNDS else _LEAST_BELOW_EARLY
+    return math.log(best.figure / _mean(figures)) > max(_ERRORS * error, least)
+
+
+def scatter_of(trials: Iterable[Trial]) -> float:
+    """Return how far rounds of one setting scatter: the standard deviation of their logarithms.
+
+    It is pooled over all trials with two rounds or more; without such it is 0.
+    """
+    squares, freedom = 0.0, 0
+    for trial in trials:
+        if trial.is_usable and len(trial.figures) > 1 and min(trial.figures) > 0:
+            logs = list(map(math.log, trial.figures))
+            mean = fmean(logs)
+            squares += math.fsum((one - mean) ** 2 for one in logs)
+            freedom += len(logs) - 1
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:
     """Return the best trial of a search, of those that do not confirm it; None where all failed.
 
-    Of those alike it is the earliest.
+    Of those alike it is the earliest. Where no setting meets the goals, it is the nearest to them.
     """
     best: Trial | None = None
     for trial in trials:
-        if not trial.confirms and trial.figure > (best.figure * (1 + GAIN) if best else 0.0):
+        if trial.is_usable and not trial.confirms and (best is None or _beats(trial, best)):
             best = trial
     return best
 
 
-def confirmed(trials: Sequence[Trial]) -> tuple[Trial, Trial] | None:
-    """Return the second trials of what the search began with and of its best.
-
-    None where one of them is not there, or cannot be used.
-    """
-    best = best_of(trials)
-    again = {trial.setting: trial for trial in trials if trial.confirms and trial.figure}
-    if best is None or best.setting not in again or trials[0].setting not in again:
-        return None
-    return again[trials[0].setting], again[best.setting]
+def second_trial(trials: Iterable[Trial], setting: Setting) -> Trial | None:
+    """Return the trial that confirms a setting; None where there is none."""
+    return next((one for one in trials if one.confirms and one.setting == setting), None)
 
 
 def chosen_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the trial of the setting to be taken: the best, unless it was not so a second time."""
-    if pair := confirmed(trials):
-        first, best = pair
-        return best if best.figure > first.figure * (1 + GAIN) else first
-    return best_of(trials)
+    """Return the trial of the setting to be taken; None where there is none without failures that
+    meets the goals.
+
+    It is the best, unless it failed or was no better than the first for a second time.
+    """
+    best = best_of(trials)
+    if best is None or best.figure < 0:
+        return None
+    second, first = second_trial(trials, best.setting), second_trial(trials, trials[0].setting)
+    if second is None:
+        return best
+    if first is not None and not first.is_usable:
+        first = None
+    if second.is_usable:
+        return second if first is None or _beats(second, first) else first
+    return first or chosen_of([one for one in trials if one.setting != best.setting])
 
 
 def not_told_apart(trials: Sequence[Trial], best: Trial) -> tuple[Trial, ...]:
     """Return the other trials of which the rounds do not tell that they are slower than the best.
 
-    Those that were left after one round are not among them: they were far behind.
+    Those with one round are not among them: they were far behind.
     """
-    others = [one for one in trials if one.setting != best.setting and one.figure]
-    others = [one for one in others if not one.confirms]
-    measured = [one for one in others if min(len(one.figures), len(best.figures)) > 1]
-    level = shared_level(LEVEL, len(measured))
+    others = [one for one in trials if one.setting != best.setting and not one.confirms]
+    measured = [
+        one
+        for one in (*others, best)
+        if one.is_usable and len(one.figures) > 1 and min(one.figures) > 0
+    ]
+    if best not in measured:
+        return ()
+    level = shared_level(LEVEL, len(measured) - 1)
     return tuple(
         one
         for one in measured
-        if judge(apart(best.figures, one.figures, level, LEAST_APART), LEAST_APART) != "slower"
+        if one is not best
+        and judge(apart(best.figures, one.figures, level, LEAST_APART), LEAST_APART) != "slower"
     )
+
+
+def _beats(trial: Trial, best: Trial) -> bool:
+    if best.figure > 0:
+        return trial.figure > best.figure * (1 + GAIN)
+    return trial.figure > best.figure + GAIN
+
+
+def _mean(figures: Sequence[float]) -> float:
+    """Return the geometric mean, as `versus` takes it; where some are below 0 the plain one."""
+    if min(figures) > 0:
+        return math.exp(fmean(map(math.log, figures)))
+    return fmean(figures)

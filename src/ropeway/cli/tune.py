@@ -24,7 +24,7 @@ from ropeway.cli.repeat import command_to_repeat
 from ropeway.cli.spec_writing import write_into_spec
 from ropeway.cli.tune_hosts import HostFlags, host_flags, place_of
 from ropeway.cli.tune_local import Place, Searched
-from ropeway.errors import Exit
+from ropeway.errors import Exit, Refused
 from ropeway.hosts.interrupts import interruptible
 from ropeway.phrases import phrase
 from ropeway.plan.tuning import VARIED
@@ -118,6 +118,11 @@ def tune(
       ropeway tune --slo ttft=2s,tpot=50ms --write
     """
     hosts.check_writes(write=write, local=local)
+    if write and model is not None:
+        raise Refused(
+            phrase("`--write` puts the best into a spec, and `--model` names another than it does"),
+            hint=phrase("put the model into the spec first"),
+        )
     base, fleet = _base(config, SpecFlags(model=model), hosts, screen, local=local)
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
@@ -197,9 +202,11 @@ def _report(tuned: Tuned, folder: Path, config: Path | None, screen: Screen) -> 
     screen.say(phrase("results: {folder}", folder=folder))
     rows: list[dict[str, object]] = []
     best = tuned.best
-    if config is not None and best is not None:
+    if config is not None and best is not None and tuned.ended in ("complete", "time limit"):
         file = read_spec_file(config)
         after = best.setting.over(file.spec)
         edits = best.setting.edits(file.spec, tuned.reason)
         rows = write_into_spec(screen, config, file, after, edits)
+    elif config is not None:
+        screen.warn(phrase("nothing was written into {file}", file=config))
     screen.result({**tuned.as_json(), "written": rows, "folder": str(folder)})

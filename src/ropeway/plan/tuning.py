@@ -38,6 +38,7 @@ class Reach:
     clients       requests in flight at most
     input_tokens  of the longest prompt
     usual_tokens  of a step by layout, where the flags leave that to the engine
+    own           the spec's own setting
     varied        of `VARIED`, what is varied
     """
 
@@ -45,6 +46,13 @@ class Reach:
     input_tokens: int
     usual_tokens: Callable[[Layout], int]
     varied: frozenset[str]
+    own: Setting | None = None
+
+    def leaves_sequences(self, layout: Layout) -> bool:
+        """Return whether the spec's own setting has this layout, and the engine's own number of
+        sequences, under which that is tried."""
+        own = self.own
+        return own is not None and own.layout == layout and own.max_sequences is None
 
     def sequences(self, setting: Setting) -> int:
         """Return the requests in flight in one data-parallel rank."""
@@ -93,7 +101,8 @@ def reach_of(spec: Spec, request: PlanRequest, varied: Iterable[str]) -> Reach:
     if chooses_graphs(spec):
         may.discard("graph")
     work = spec.workload
-    return Reach(work.clients, work.input_tokens, search_of(request).batched, frozenset(may))
+    usual = search_of(replace(request, max_batched_tokens=None)).batched
+    return Reach(work.clients, work.input_tokens, usual, frozenset(may), Setting.of(spec))
 
 
 def steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
@@ -101,16 +110,18 @@ def steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
     useful, running = reach.sequences(setting), setting.max_sequences or _USUAL_SEQUENCES
     if "max-sequences" in reach.varied:
         if running < useful:
-            yield replace(setting, max_sequences=min(2 * running, power_of_two(useful)))
+            more = min(2 * running, power_of_two(useful))
+            left = more == _USUAL_SEQUENCES and reach.leaves_sequences(setting.layout)
+            yield replace(setting, max_sequences=None if left else more)
         if running > 1:
             yield replace(setting, max_sequences=power_of_two(min(running, useful)) // 2 or 1)
     if "batched-tokens" in reach.varied:
         yield from _token_steps(setting, reach)
     memory = setting.memory or _USUAL_MEMORY
     if "memory" in reach.varied and running < useful:
-        more = round(memory + _MORE_MEMORY, 3)
-        if more <= _MOST_MEMORY:
-            yield replace(setting, memory=more)
+        raised = round(memory + _MORE_MEMORY, 3)
+        if raised <= _MOST_MEMORY:
+            yield replace(setting, memory=raised)
     if "graph" in reach.varied and setting.graph is None:
         for graph in _GRAPHS:
             yield replace(setting, graph=graph)
@@ -127,8 +138,9 @@ def _token_steps(setting: Setting, reach: Reach) -> Iterator[Setting]:
     now = setting.batched_tokens or usual
     if now < useful:
         more = min(2 * now, power_of_two(useful))
-        # The engine's own number, where that is as good: it needs no flag, and was tried already.
-        yield replace(setting, batched_tokens=None if usual >= more >= useful else more)
+        # The engine's own number, where that is as good: it needs no flag.
+        left = more == usual or usual >= more >= useful
+        yield replace(setting, batched_tokens=None if left else more)
     fewer = power_of_two(min(now, useful)) // 2
     if fewer >= least:
         yield replace(setting, batched_tokens=fewer)

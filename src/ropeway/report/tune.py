@@ -40,7 +40,8 @@ def _trials(tuned: Tuned, language: str, *, wide: bool) -> Table:
     if not wide:
         titles.remove("interval")
     grid = table(*(_title(title, language) for title in titles))
-    for trial in sorted(tuned.trials, key=lambda one: -one.figure):
+    ranked = sorted(tuned.trials, key=lambda one: (one.is_usable, one.figure), reverse=True)
+    for trial in ranked:
         cells = _cells(trial, language)
         if not wide:
             del cells[2]
@@ -57,7 +58,7 @@ def _cells(trial: Trial, language: str) -> list[str]:
     interval = trial.interval
     return [
         in_language(_name(trial), language),
-        rate(trial.figure) if trial.figure else NONE,
+        rate(max(0.0, trial.figure)) if trial.is_usable else NONE,
         _between(interval, language) if interval else NONE,
         str(len(trial.figures)),
         seconds(trial.start_s) if trial.start_s is not None else NONE,
@@ -79,5 +80,6 @@ def _between(interval: tuple[float, float], language: str) -> str:
 def _why_not(trial: Trial) -> str:
     if trial.error:
         return trial.error
-    failed = sum(one.failed for one in trial.rounds)
-    return phrase("{n:,} requests failed", n=failed) if failed else ""
+    if failed := sum(one.failed for one in trial.rounds):
+        return phrase("{n:,} requests failed", n=failed)
+    return phrase("no request met the goals") if trial.figure < 0 else ""
