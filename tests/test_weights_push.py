@@ -315,8 +315,8 @@ def test_a_push_key_opens_nothing_else(hosts, model):
 
 def test_a_stranger_in_the_receivers_place_gets_nothing(hosts, model, monkeypatch):
     """Another host key than the one that we read: the sender does not speak to it."""
-    wrong = hosts[0].run("sh", "-c", "ssh-keygen -qt ed25519 -N '' -f /tmp/stranger-$$; cat /tmp/stranger-$$.pub")
-    hosts[0].run("sh", "-c", "rm /tmp/w /tmp/w.pub")
+    made = "cd $(mktemp -d) && ssh-keygen -qt ed25519 -N '' -f key && cat key.pub && rm -r $PWD"
+    wrong = hosts[0].run("sh", "-c", made)
 
     def with_wrong_host_key(number, peer):
         made = generate_key(number, peer)
