@@ -1,5 +1,6 @@
 """`ropeway tune`: find the best setting for a load by measuring few of them."""
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from ropeway.spec.file import read_spec_file
 from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec, Workload
 
 _RESULT = "tuning.json"
-_WITHOUT = "search on this machine without one: `ropeway tune --local`"
+_WITHOUT = phrase("search on this machine without one: `ropeway tune --local`")
 
 
 @click.command()
@@ -118,11 +119,7 @@ def tune(
       ropeway tune --slo ttft=2s,tpot=50ms --write
     """
     hosts.check_writes(write=write, local=local)
-    if write and model is not None:
-        raise Refused(
-            phrase("`--write` puts the best into a spec, and `--model` names another than it does"),
-            hint=phrase("put the model into the spec first"),
-        )
+    _check_model(model, write=write)
     base, fleet = _base(config, SpecFlags(model=model), hosts, screen, local=local)
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
@@ -135,12 +132,22 @@ def tune(
         trials.take_up(_search(searched, sent, place))
         ended = trials.run(place.starts, place.steps, place.serve, limit)
     tuned = _tuned(trials, searched.spec, place, ended)
-    _report(tuned, trials.folder, config if write else None, screen)
+    writable = not local and fleet is None and model is None
+    _report(tuned, trials.folder, config if write else None, screen, writable=writable)
     if ended == "interrupted":
         ctx.exit(Exit.INTERRUPTED)
     if trials.gone:
         screen.error(trials.gone)
     ctx.exit(Exit.OK if tuned.best and not trials.gone else Exit.NO)
+
+
+def _check_model(model: str | None, *, write: bool) -> None:
+    """Raise Refused where the result would be of another model than the spec names."""
+    if write and model is not None:
+        raise Refused(
+            phrase("`--write` puts the best into a spec, and `--model` names another than it does"),
+            hint=phrase("put the model into the spec first"),
+        )
 
 
 def _base(
@@ -194,12 +201,22 @@ def _tuned(trials: Trials, spec: Spec, place: Place, ended: Ended) -> Tuned:
     )
 
 
-def _report(tuned: Tuned, folder: Path, config: Path | None, screen: Screen) -> None:
-    """Show and keep what was found; `config` is the spec to write it into."""
+def _report(
+    tuned: Tuned, folder: Path, config: Path | None, screen: Screen, *, writable: bool
+) -> None:
+    """Show and keep what was found; `config` is the spec to write it into.
+
+    writable  whether there is a spec that it could be written into
+    """
     with recorded(folder):
         write_json(folder / _RESULT, tuned.as_json())
     screen.answer(tune_table(tuned, screen.language))
     screen.say(phrase("results: {folder}", folder=folder))
+    again = f"{tuned.command} --out {shlex.quote(str(folder))}"
+    if tuned.following is not None:
+        screen.hint(phrase("to go on:\n{command}", command=again))
+    elif tuned.best is not None and writable and config is None:
+        screen.hint(phrase("to put it into the spec:\n{command}", command=f"{again} --write"))
     rows: list[dict[str, object]] = []
     best = tuned.best
     if config is not None and best is not None and tuned.ended in ("complete", "time limit"):

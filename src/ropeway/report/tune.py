@@ -24,7 +24,7 @@ def tune_table(tuned: Tuned, language: str = "en") -> RenderableType:
     sent = in_language(load_words(conditions.load), language)
     return Group(
         Text.assemble((one_line(conditions.model), "bold"), f" · {one_line(conditions.engine)}"),
-        prose(f"{one_line(conditions.hardware)} · {sent}", "dim"),
+        prose(f"{one_line(in_language(conditions.hardware, language))} · {sent}", "dim"),
         Text(),
         ByWidth(lambda wide: _trials(tuned, language, wide=wide)),
         Text(),
@@ -40,7 +40,9 @@ def _trials(tuned: Tuned, language: str, *, wide: bool) -> Table:
     if not wide:
         titles.remove("interval")
     grid = table(*(_title(title, language) for title in titles))
-    ranked = sorted(tuned.trials, key=lambda one: (one.is_usable, one.figure), reverse=True)
+    ranked = sorted(
+        tuned.trials, key=lambda one: (one is best, one.is_usable, one.figure), reverse=True
+    )
     for trial in ranked:
         cells = _cells(trial, language)
         if not wide:
@@ -62,7 +64,7 @@ def _cells(trial: Trial, language: str) -> list[str]:
         _between(interval, language) if interval else NONE,
         str(len(trial.figures)),
         seconds(trial.start_s) if trial.start_s is not None else NONE,
-        in_language(one_line(_why_not(trial)), language),
+        one_line(in_language(_why_not(trial), language)),
     ]
 
 
