@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from plan_requests import SPEC, request
+from ropeway.bench.tuning import Trial
 from ropeway.errors import Refused
 from ropeway.hardware import chip_named
 from ropeway.models.known import known
@@ -40,7 +41,7 @@ def test_a_setting_is_read_from_a_spec_as_it_was_put_into_it(setting):
     after = setting.over(spec)
     found = Setting.of(after)
     assert replace(found, graph=setting.graph) == setting
-    assert Setting.from_json(setting.as_json()) == setting
+    assert Trial.from_json(Trial(setting=setting).as_json()).setting == setting
     assert after.model_copy(update={"serve": spec.serve}) == spec, "nothing else has changed"
     if setting.graph == "full_decode_only":
         mode = {"cudagraph_mode": "FULL_DECODE_ONLY"}

@@ -4,16 +4,17 @@ Its folder holds `search.json`, what is searched and under which load; `trials.j
 each trial; and a folder for each, with its logs and raw timings.
 """
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ropeway.bench.record import SCHEMA, holds_a_run, recorded, write_json
+from ropeway.bench.record import SCHEMA, holds_a_run, recorded
 from ropeway.bench.rounds import Round
 from ropeway.bench.served import Rounds, Served
 from ropeway.bench.tuning import (
@@ -25,6 +26,7 @@ from ropeway.bench.tuning import (
     next_trial,
     scatter_of,
 )
+from ropeway.durable import write_whole
 from ropeway.errors import (
     CheckFailed,
     EndpointError,
@@ -57,7 +59,26 @@ class HostsGone(Exception):
 
 
 _SEARCH, _TRIALS = "search.json", "trials.jsonl"
+# Without a search beside them they are of something else.
+_FOREIGN = (_TRIALS, "tuning.json", "conditions.json")
 _LONGEST = 2**26
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other searches out of a folder inside the block. Raises Refused where one is running."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Refused(
+            phrase("another search is running in this directory"),
+            where=str(folder),
+            hint=phrase("wait until it has ended, or give `--out` another directory"),
+        ) from None
+    finally:
+        os.close(handle)
 
 
 @dataclass
@@ -85,10 +106,11 @@ class Trials:
         """
         path = self.folder / _SEARCH
         if not is_there(path):
-            if is_there(self.folder / _TRIALS) or is_there(self.folder / "conditions.json"):
+            if any(is_there(self.folder / name) for name in _FOREIGN):
                 raise holds_a_run(self.folder)
             with recorded(self.folder):
-                write_json(path, search)
+                text = json.dumps({"schema": SCHEMA, **search}, ensure_ascii=False, indent=2)
+                write_whole(path, f"{text}\n".encode(errors="backslashreplace"))
             return
         before = _read(path)
         now: dict[str, object] = json.loads(json.dumps({"schema": SCHEMA, **search}))

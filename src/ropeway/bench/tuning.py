@@ -34,6 +34,7 @@ from ropeway.bench.versus import (
 )
 from ropeway.errors import Refused
 from ropeway.phrases import phrase
+from ropeway.spec.model import Layout
 from ropeway.spec.setting import Setting
 
 GAIN = 0.01
@@ -94,11 +95,17 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Trial":
-        """Return the trial of `as_json`. Raises KeyError, TypeError, ValueError or Refused."""
-        rounds = msgspec.convert(data["rounds"], tuple[Round, ...])
-        setting = Setting.from_json(data["setting"])
-        figures = tuple(map(float, data["figures"]))
-        return cls(**{**data, "setting": setting, "rounds": rounds, "figures": figures})
+        """Return the trial of `as_json`. Raises ValueError or Refused."""
+        trial = msgspec.convert(data, cls, dec_hook=_read_layout)
+        if not all(map(math.isfinite, (*trial.figures, trial.seconds, trial.start_s or 0.0))):
+            raise ValueError(phrase("a figure is not finite"))
+        return trial
+
+
+def _read_layout(_: type, name: object) -> Layout:
+    if not isinstance(name, str):
+        raise ValueError(phrase("a layout has no name"))
+    return Layout.parse(name)
 
 
 def check_tells_apart(load: LoadTest) -> None:

@@ -25,7 +25,7 @@ from ropeway.cli.call import current_call
 from ropeway.cli.endpoint import endpoint_options, spec_file, tell_rehearsal
 from ropeway.cli.files import write_report
 from ropeway.cli.load_flags import sweep_options
-from ropeway.cli.options import lang_option, screen_options
+from ropeway.cli.options import Finite, lang_option, screen_options
 from ropeway.cli.repeat import command_to_repeat
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import EndpointError, Exit, RopewayError
@@ -53,7 +53,7 @@ _WORTH = 64
     help="Find the highest rate that keeps --slo; without it, the highest that is sustained.",
 )  # fmt: skip
 @click.option(
-    "--slo-share", type=click.FloatRange(0.5, 0.999),
+    "--slo-share", type=Finite(0.5, 0.999),
     help=f"With --find-max: the share of requests that is to meet the goals.  [default: {SHARE}]",
 )  # fmt: skip
 @click.option(

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ropeway.cli.endpoint import endpoint_options, tell_rehearsal
-from ropeway.cli.options import screen_options
+from ropeway.cli.options import Finite, screen_options
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.chat import Conversation, read_image
 from ropeway.endpoint.client import Client, ServedModel, listed
@@ -140,7 +140,7 @@ def _read_line(screen: Screen) -> str | None:
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, 2),
+    type=Finite(0, 2),
     help="0 always takes the most likely token.  [default: the server's, often the model's own]",
 )
 @click.option(

@@ -14,6 +14,7 @@ from ropeway.cli.bringup import read_spec
 from ropeway.cli.call import current_call
 from ropeway.cli.files import write_page
 from ropeway.cli.options import (
+    Finite,
     config_option,
     lang_option,
     remote_host,
@@ -65,7 +66,7 @@ _PORT = 8000  # where vLLM serves by default
     help="How many other hosts each host pings, with all NPUs to all NPUs.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, metavar="SECONDS",
+    "--timeout", type=Finite(1), default=300.0, show_default=True, metavar="SECONDS",
     help="For each of the two rounds.",
 )  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with the ping matrix.")

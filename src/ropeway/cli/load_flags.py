@@ -15,7 +15,7 @@ from ropeway.bench.ladder import ladder_of
 from ropeway.bench.load_test import MOST_TOKENS, parse_range
 from ropeway.bench.workloads.pictures import MOST_SIDE
 from ropeway.cli.endpoint import is_typed
-from ropeway.cli.options import POSITIVE, with_options
+from ropeway.cli.options import POSITIVE, Finite, with_options
 from ropeway.spec.model import REQUESTS_PER_CLIENT
 
 _COUNT = click.IntRange(min=1)
@@ -157,7 +157,7 @@ _ANY = (
           "Pictures in each prompt, in a conversation in the first."),
     _Flag("--image-size", _size, "640x480", "Their width and height in pixels."),
     _Flag("--seed", click.INT, 0, "The same seed gives the same prompts and arrivals."),
-    _Flag("--temperature", click.FloatRange(0, 2), 0.0),
+    _Flag("--temperature", Finite(0, 2), 0.0),
     _Flag("--warmup", click.IntRange(min=0), 4, "Requests sent first and not counted."),
     _Flag("--ignore-eos/--no-ignore-eos", click.BOOL, True,
           "Make each answer as long as it may be (vLLM and its relatives)."),

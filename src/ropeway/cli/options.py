@@ -159,7 +159,7 @@ _TARGET = re.compile(
 _MOST = 1e12
 
 
-class _Finite(click.FloatRange):
+class Finite(click.FloatRange):
     """A number in a range that one can compute with: neither inf nor nan."""
 
     def convert(
@@ -174,8 +174,8 @@ class _Finite(click.FloatRange):
         return number
 
 
-POSITIVE = _Finite(min=0, min_open=True)
-NOT_NEGATIVE = _Finite(min=0)
+POSITIVE = Finite(min=0, min_open=True)
+NOT_NEGATIVE = Finite(min=0)
 
 
 def remote_host(text: str) -> RemoteHost:

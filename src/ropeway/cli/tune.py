@@ -11,7 +11,7 @@ from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.record import recorded, write_json
 from ropeway.bench.served import Rounds
-from ropeway.bench.trials import Ended, Trials
+from ropeway.bench.trials import Ended, Trials, alone_in
 from ropeway.bench.tuned import Tuned
 from ropeway.bench.tuning import check_tells_apart
 from ropeway.checkpoints.catalogue import RECIPES
@@ -25,16 +25,18 @@ from ropeway.cli.repeat import command_to_repeat
 from ropeway.cli.spec_writing import write_into_spec
 from ropeway.cli.tune_hosts import HostFlags, host_flags, place_of
 from ropeway.cli.tune_local import Place, Searched
-from ropeway.errors import Exit, Refused
+from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.interrupts import interruptible
 from ropeway.phrases import phrase
 from ropeway.plan.tuning import VARIED
 from ropeway.report.console import Screen
 from ropeway.report.tune import tune_table
 from ropeway.sim.machine import Fleet
-from ropeway.spec.file import read_spec_file
+from ropeway.spec.file import SpecFile, read_spec_file
 from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec, Workload
+from ropeway.spec.yaml import read_text
 
+_SpecAsRead = tuple[Path, SpecFile]
 _RESULT = "tuning.json"
 _WITHOUT = phrase("search on this machine without one: `ropeway tune --local`")
 
@@ -119,6 +121,7 @@ def tune(
       ropeway tune --slo ttft=2s,tpot=50ms --write
     """
     hosts.check_writes(write=write, local=local)
+    before = read_spec_file(config) if write else None
     _check_model(model, write=write)
     base, fleet = _base(config, SpecFlags(model=model), hosts, screen, local=local)
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
@@ -129,11 +132,12 @@ def tune(
     with interruptible(), place_of(searched, hosts, fleet, screen) as place:
         sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
         trials = Trials(sent, run_folder("tune", out), confirm=confirm)
-        trials.take_up(_search(searched, sent, place))
-        ended = trials.run(place.starts, place.steps, place.serve, limit)
+        with alone_in(trials.folder):
+            trials.take_up(_search(searched, sent, place))
+            ended = trials.run(place.starts, place.steps, place.serve, limit)
     tuned = _tuned(trials, searched.spec, place, ended)
     writable = not local and fleet is None and model is None
-    _report(tuned, trials.folder, config if write else None, screen, writable=writable)
+    _report(tuned, trials.folder, (config, before) if before else None, screen, writable=writable)
     if ended == "interrupted":
         ctx.exit(Exit.INTERRUPTED)
     if trials.gone:
@@ -202,9 +206,9 @@ def _tuned(trials: Trials, spec: Spec, place: Place, ended: Ended) -> Tuned:
 
 
 def _report(
-    tuned: Tuned, folder: Path, config: Path | None, screen: Screen, *, writable: bool
+    tuned: Tuned, folder: Path, spec: _SpecAsRead | None, screen: Screen, *, writable: bool
 ) -> None:
-    """Show and keep what was found; `config` is the spec to write it into.
+    """Show and keep what was found, and write the best into the spec, where there is one given.
 
     writable  whether there is a spec that it could be written into
     """
@@ -215,15 +219,33 @@ def _report(
     again = f"{tuned.command} --out {shlex.quote(str(folder))}"
     if tuned.following is not None:
         screen.hint(phrase("to go on:\n{command}", command=again))
-    elif tuned.best is not None and writable and config is None:
+    elif tuned.best is not None and writable and spec is None:
         screen.hint(phrase("to put it into the spec:\n{command}", command=f"{again} --write"))
     rows: list[dict[str, object]] = []
-    best = tuned.best
-    if config is not None and best is not None and tuned.ended in ("complete", "time limit"):
-        file = read_spec_file(config)
-        after = best.setting.over(file.spec)
-        edits = best.setting.edits(file.spec, tuned.reason)
-        rows = write_into_spec(screen, config, file, after, edits)
-    elif config is not None:
-        screen.warn(phrase("nothing was written into {file}", file=config))
+    failure: RopewayError | None = None
+    try:
+        rows = _written(tuned, spec, screen) if spec else []
+    except RopewayError as error:
+        failure = error
     screen.result({**tuned.as_json(), "written": rows, "folder": str(folder)})
+    if failure:
+        raise failure
+
+
+def _written(tuned: Tuned, spec: _SpecAsRead, screen: Screen) -> list[dict[str, object]]:
+    """Write the best into the spec, and return what changed. Raises RopewayError."""
+    config, file = spec
+    best = tuned.best
+    if best is None or tuned.ended not in ("complete", "time limit"):
+        screen.warn(phrase("nothing was written into {file}", file=config))
+        return []
+    if read_text(config) != file.text:
+        raise Refused(
+            phrase("{file} has changed since the search began, and was left as it is", file=config),
+            evidence=[
+                f"{edit.path[1]}: {edit.value}" for edit in best.setting.edits(file.spec, "")
+            ],
+            hint=phrase("put these values into it by hand"),
+        )
+    edits = best.setting.edits(file.spec, tuned.reason)
+    return write_into_spec(screen, config, file, best.setting.over(file.spec), edits)

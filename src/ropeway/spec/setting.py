@@ -1,8 +1,8 @@
 """What `tune` may change of a spec: a `Setting`, read from one and put into one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ropeway.phrases import Phrase, joined, phrase
 from ropeway.spec.editing import Edit
@@ -45,11 +45,6 @@ class Setting:
             memory=serve.memory,
             graph="eager" if flag_value(serve.engine_args, _EAGER) is True else None,
         )
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Setting":
-        """Return the setting of `as_json`. Raises TypeError, Refused."""
-        return cls(**{**data, "layout": Layout.parse(data["layout"])})
 
     def over(self, spec: Spec) -> Spec:
         """Return the spec with this setting in it. What both have alike stays as it is written."""
