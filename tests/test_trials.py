@@ -146,7 +146,18 @@ def test_a_line_that_was_cut_off_is_no_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged", ['{"setting": {}}', "[]", "no JSON", '{"setting": {"layout": "?"}, "rounds": []}']
+    "damaged",
+    [
+        '{"setting": {}}',
+        "[]",
+        "no JSON",
+        '{"setting": {"layout": "?"}}',
+        '{"setting": {"layout": 5}}',
+        '{"setting": {"layout": "TP8", "max_sequences": []}}',
+        '{"setting": {"layout": "TP8"}, "figures": [NaN]}',
+        '{"setting": {"layout": "TP8"}, "figures": [1e999]}',
+        '{"setting": {"layout": "TP8"}, "figures": [1], "start_s": "x"}',
+    ],
 )
 def test_what_is_no_record_of_trials_is_refused(tmp_path: Path, damaged: str) -> None:
     begun(tmp_path)
@@ -164,6 +175,14 @@ def test_another_search_is_refused_in_the_same_folder(tmp_path: Path) -> None:
     (tmp_path / "conditions.json").touch()
     with pytest.raises(Refused, match="already holds a run"):
         trials.take_up(SEARCH)
+
+
+def test_two_searches_do_not_share_a_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        with pytest.raises(Refused, match="another search is running"), alone_in(tmp_path):
+            pass
+    with alone_in(tmp_path):
+        pass
 
 
 def test_no_trial_begins_that_would_exceed_the_limit(tmp_path: Path) -> None:

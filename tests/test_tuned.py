@@ -7,14 +7,18 @@ from io import StringIO
 import pytest
 
 from json_documents import read_document
+from plan_requests import SPEC
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.rounds import Round
 from ropeway.bench.tuned import Tuned
 from ropeway.bench.tuning import Next, Trial
 from ropeway.cli.main import exit_code
+from ropeway.cli.tune import _written
+from ropeway.errors import Refused
 from ropeway.report.console import Screen
 from ropeway.report.tune import tune_table
+from ropeway.spec.file import read_spec_file
 from ropeway.spec.model import Layout
 from ropeway.spec.setting import Setting
 
@@ -173,6 +177,7 @@ def test_the_document_is_as_described():
         (["--local", "--vary", "colour"], "colour"),
         (["--local", "--slo", "ttft=2"], "say the unit"),
         (["--local", "--rate", "4"], "`--slo`"),
+        (["--local", "--temperature", "nan"], "nan"),
         (["-c", "absent.yaml"], "absent.yaml"),
     ],
 )
@@ -183,3 +188,34 @@ def test_bad_input_is_refused_before_anything_is_started(
     assert exit_code(["tune", *flags]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
+
+
+def written(tmp_path, ended="complete", changed=""):
+    path = tmp_path / "ropeway.yaml"
+    path.write_text(SPEC)
+    file = read_spec_file(path)
+    path.write_text(SPEC + changed)
+    tuned = replace(BETTER, ended=ended)
+    screen = Screen(quiet=True, stdout=StringIO(), stderr=StringIO())
+    return path, lambda: _written(tuned, (path, file), screen)
+
+
+def test_the_best_is_written_into_the_spec_that_was_searched(tmp_path):
+    path, write = written(tmp_path)
+    assert {row["key"] for row in write()} >= {"serve.layout", "serve.max_sequences"}
+    assert "# tune: 130 output tokens/s" in path.read_text()
+    assert str(read_spec_file(path).spec.serve.layout) == "DP2×TP2"
+
+
+@pytest.mark.parametrize("ended", ["interrupted", "hosts gone"])
+def test_a_search_that_was_broken_off_writes_nothing(tmp_path, ended):
+    path, write = written(tmp_path, ended)
+    assert write() == [] and path.read_text() == SPEC
+
+
+def test_a_spec_that_was_changed_meanwhile_is_left_as_it_is(tmp_path):
+    path, write = written(tmp_path, changed="# mine\n")
+    with pytest.raises(Refused, match="has changed since") as refused:
+        write()
+    assert "layout: DP2×TP2" in refused.value.evidence
+    assert path.read_text() == SPEC + "# mine\n"

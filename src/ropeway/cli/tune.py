@@ -121,8 +121,8 @@ def tune(
       ropeway tune --slo ttft=2s,tpot=50ms --write
     """
     hosts.check_writes(write=write, local=local)
-    before = read_spec_file(config) if write else None
     _check_model(model, write=write)
+    before = read_spec_file(config) if write else None
     base, fleet = _base(config, SpecFlags(model=model), hosts, screen, local=local)
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
