@@ -13,7 +13,7 @@ from fake_endpoint import Behaviour, running
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.served import Rounds, Served
-from ropeway.bench.trials import HostsGone, Trials
+from ropeway.bench.trials import HostsGone, Trials, alone_in
 from ropeway.bench.tuning import best_of, chosen_of
 from ropeway.endpoint.address import Endpoint
 from ropeway.errors import CheckFailed, HostError, LaunchError, LayoutError, Refused, RopewayError
@@ -178,9 +178,12 @@ def test_another_search_is_refused_in_the_same_folder(tmp_path: Path) -> None:
 
 
 def test_two_searches_do_not_share_a_folder(tmp_path: Path) -> None:
-    with alone_in(tmp_path):
-        with pytest.raises(Refused, match="another search is running"), alone_in(tmp_path):
-            pass
+    with (
+        alone_in(tmp_path),
+        pytest.raises(Refused, match="another search is running"),
+        alone_in(tmp_path),
+    ):
+        pass
     with alone_in(tmp_path):
         pass
 
