@@ -1,8 +1,9 @@
 """The trials of `tune`, with an endpoint of known speed in place of each setting."""
 
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -16,10 +17,19 @@ from ropeway.bench.served import Rounds, Served
 from ropeway.bench.trials import HostsGone, Trials, alone_in
 from ropeway.bench.tuning import best_of, chosen_of
 from ropeway.endpoint.address import Endpoint
-from ropeway.errors import CheckFailed, HostError, LaunchError, LayoutError, Refused, RopewayError
+from ropeway.errors import (
+    CheckFailed,
+    EndpointError,
+    HostError,
+    LaunchError,
+    LayoutError,
+    Refused,
+    RopewayError,
+)
 from ropeway.report.console import Screen
 from ropeway.spec.model import Layout
 from ropeway.spec.setting import Setting
+from waiting import wait_for
 
 SLOW, FAST, BROKEN = (Setting(layout=Layout(tensor=size)) for size in (1, 2, 4))
 FASTER = replace(FAST, max_sequences=64)
@@ -108,6 +118,7 @@ def test_a_failed_request_ends_a_trial_and_it_is_never_the_best(tmp_path: Path) 
     trials.run([FAST], lambda _: (), cluster.serve)
     (trial,) = trials.measured
     assert trial.figures[-1] == 0.0, "no further round after one with failures"
+    assert trial.error == "1 request failed"
     assert best_of(trials.measured) is None
 
 
@@ -194,11 +205,102 @@ def test_no_trial_begins_that_would_exceed_the_limit(tmp_path: Path) -> None:
     assert cluster.started == [FAST], "how long one takes is not known before the first"
 
 
+@contextmanager
+def going_away(_setting: Setting, folder: Path) -> Iterator[Served]:
+    """An endpoint that is gone once it has got the question and some requests of the load."""
+    folder.mkdir()
+    with ExitStack() as stack:
+        fake = stack.enter_context(running(Behaviour(ttft_s=0, tpot_s=0.01)))
+
+        def leave() -> None:
+            wait_for(lambda: len(fake.requests) > 4)
+            stack.close()
+
+        thread = threading.Thread(target=leave)
+        thread.start()
+        try:
+            yield Served(Endpoint(fake.url), "fake", 12.5)
+        finally:
+            thread.join()
+
+
+def test_whoever_serves_hears_of_a_server_that_went_away_and_of_requests_that_failed(
+    tmp_path: Path,
+) -> None:
+    """So that it can end the search where the hosts are the cause."""
+    heard: list[EndpointError] = []
+
+    @contextmanager
+    def serve(setting: Setting, folder: Path) -> Iterator[Served]:
+        behaviour = Behaviour(ttft_s=0, tpot_s=0, fault="cut", fault_every=6)
+        serving = going_away if setting == FAST else Cluster(behaviour=behaviour).serve
+        try:
+            with serving(setting, folder) as served:
+                yield served
+        except EndpointError as error:
+            heard.append(error)
+            if setting == SLOW:
+                raise HostsGone(HostError("no answer", where="host2")) from error
+            raise
+
+    trials = begun(tmp_path, replace(LOAD, requests=64))
+    assert trials.run([FAST, SLOW], lambda _: (), serve) == "hosts gone"
+    assert heard[0].what == "the server went away under load"
+    assert heard[1].what.endswith("requests failed")
+    (trial,) = trials.measured
+    assert (trial.setting, trial.figure) == (FAST, 0.0)
+    assert trial.error == "the server went away under load"
+
+
+@pytest.mark.parametrize(
+    ("why", "ended"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (HostsGone(HostError("no answer")), "hosts gone"),
+        (RopewayError("not written"), "not recorded"),
+    ],
+)
+def test_a_trial_whose_rounds_are_whole_is_kept_whatever_comes_while_it_is_taken_down(
+    tmp_path: Path, why: BaseException, ended: str
+) -> None:
+    @contextmanager
+    def serve(setting: Setting, folder: Path) -> Iterator[Served]:
+        with Cluster().serve(setting, folder) as served:
+            yield served
+        raise why
+
+    trials = begun(tmp_path)
+    assert trials.run([FAST, SLOW], steps, serve) == ended
+    (trial,) = begun(tmp_path).measured
+    assert (trial.setting, len(trial.figures), trial.error) == (FAST, 2, None)
+    assert trials.measured == [trial]
+
+
 def test_a_full_disk_ends_the_search_with_what_was_measured(tmp_path: Path) -> None:
     trials = begun(tmp_path)
     (tmp_path / "trials.jsonl").symlink_to("/dev/full")
-    with pytest.raises(RopewayError, match="could not be written"):
-        trials.run([FAST], steps, Cluster().serve)
+    assert trials.run([FAST, SLOW], steps, Cluster().serve) == "not recorded"
+    assert trials.gone is not None and "could not be written" in trials.gone.what
+    assert [one.setting for one in trials.measured] == [FAST]
+
+
+def test_what_is_refused_while_a_setting_is_up_is_not_its_fault(tmp_path: Path) -> None:
+    """Neither a load that cannot be sent, nor a round that cannot be begun."""
+    trials = begun(tmp_path, replace(LOAD, input_tokens=100_000))
+    assert trials.run([FAST, SLOW], steps, Cluster().serve) == "not recorded"
+    assert trials.gone is not None and "context of 8,192" in trials.gone.what
+    assert trials.measured == []
+
+    @contextmanager
+    def serve(setting: Setting, folder: Path) -> Iterator[Served]:
+        with Cluster().serve(setting, folder) as served:
+            (folder / "round-1").touch()
+            yield served
+
+    trials = begun(tmp_path)
+    assert trials.run([FAST, SLOW], steps, serve) == "not recorded"
+    assert trials.gone is not None and "cannot write the results" in trials.gone.what
+    assert trials.measured == []
 
 
 def test_what_hosts_do_not_allow_is_a_trial_and_hosts_that_are_gone_end_the_search(tmp_path: Path):

@@ -12,7 +12,9 @@ from ropeway.bench.run import prepare
 from ropeway.bench.screen import Screen
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import Client
+from ropeway.endpoint.failures import ServerAway
 from ropeway.endpoint.request import Request
+from ropeway.phrases import phrase
 from ropeway.units import counted
 
 # Every model that can answer knows this one, and anyone can see whether the answer is right.
@@ -55,7 +57,8 @@ class Rounds:
     def send(self, served: Served, layout: str, number: int, folder: Path) -> Round:
         """Send the round of this number, from 0, and return its figures.
 
-        layout  as it is recorded. Raises EndpointError, and RopewayError where it is not recorded.
+        layout  as it is recorded. Raises EndpointError, also where the server goes away meanwhile;
+                Refused for what cannot be sent, and RopewayError where it is not recorded.
         """
         endpoint, load = served.endpoint, replace(self.load, fresh=number)
         if self.recipe is None:
@@ -79,6 +82,8 @@ class Rounds:
             )
             if measured.failure:
                 raise measured.failure
+            if measured.ended == "server away":
+                raise ServerAway(phrase("the server went away under load"), where=endpoint.url)
             summary = measured.figures.summary
             step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
         self.conditions = self.conditions or conditions

@@ -40,13 +40,15 @@ from ropeway.errors import (
 from ropeway.outside import is_there, parse_json, read_bounded
 from ropeway.phrases import joined, phrase
 from ropeway.spec.setting import Setting
+from ropeway.units import counted
 
-Ended = Literal["complete", "time limit", "interrupted", "hosts gone"]
+Ended = Literal["complete", "time limit", "interrupted", "hosts gone", "not recorded"]
 Serve = Callable[[Setting, Path], AbstractContextManager[Served]]
 """Brings a setting up, with its logs in the folder, and takes it down at the end.
 
 Raises LayoutError or Refused when it cannot run, LaunchError or HostError when it does not start,
-CheckFailed when the hosts do not allow it, HostsGone when nothing can be tried there any more.
+CheckFailed when the hosts do not allow it, HostsGone when nothing can be tried there any more, any
+other RopewayError when what comes of it cannot be kept.
 """
 
 
@@ -56,6 +58,17 @@ class HostsGone(Exception):
     def __init__(self, error: RopewayError) -> None:
         super().__init__(error.what)
         self.error = error
+
+
+@contextmanager
+def not_the_setting() -> Iterator[None]:
+    """Let what is refused inside the block end the search: it is not the setting's fault."""
+    try:
+        yield
+    except Refused as error:
+        raise RopewayError(
+            error.what, where=error.where, evidence=error.evidence, hint=error.hint
+        ) from error
 
 
 _SEARCH, _TRIALS = "search.json", "trials.jsonl"
@@ -89,7 +102,7 @@ class Trials:
     folder   of the whole search
     confirm  whether it ends with second trials of its best and of what it began with
     measured trials so far, in their order
-    gone     why the search ended before its time, where its hosts were the cause
+    gone     why the search ended before its time: its hosts, or what could not be sent or kept
     """
 
     sent: Rounds
@@ -137,8 +150,9 @@ class Trials:
     ) -> Ended:
         """Make trials until the search is at its end, or another would exceed the limit.
 
-        limit_s  seconds from now. An interrupt ends it too, and hosts that are gone; then the trial
-                 under way is given up.
+        limit_s  seconds from now. An interrupt ends it too, hosts that are gone, and a load that
+                 cannot be sent or recorded; then the trial under way is given up, unless it has all
+                 its rounds.
         """
         began = time.monotonic()
         try:
@@ -147,12 +161,15 @@ class Trials:
                 if limit_s is not None and time.monotonic() - began + longest > limit_s:
                     return "time limit"
                 self._tell(following, starts)
-                self._keep(self._measure(following, serve))
+                self._measure(following, serve)
         except KeyboardInterrupt:
             return "interrupted"
         except HostsGone as gone:
             self.gone = gone.error
             return "hosts gone"
+        except RopewayError as error:
+            self.gone = error
+            return "not recorded"
         return "complete"
 
     def following(
@@ -161,35 +178,57 @@ class Trials:
         """Return what is measured next; None when the search has come to its end."""
         return next_trial(starts, steps, self.measured, confirm=self.confirm)
 
-    def _measure(self, following: Next, serve: Serve) -> Trial:
-        """Bring a setting up and measure it. One that fails is a trial too."""
+    def _measure(self, following: Next, serve: Serve) -> None:
+        """Bring a setting up, measure it, and keep the trial. One that fails is a trial too.
+
+        What ends the search while the setting is taken down comes after that: its rounds are whole.
+        """
         setting, confirms = following
         folder, began = self._folder_for(setting), time.monotonic()
         # Nobody chooses among those that confirm, so that they get all rounds.
         best = None if confirms else best_of(self.measured)
-        scatter, most = scatter_of(self.measured), self.sent.rounds
         rounds: list[Round] = []
         trial = Trial(setting=setting, confirms=confirms, folder=str(folder))
+        whole = False
         try:
             with serve(setting, folder) as served:
                 trial = replace(trial, start_s=served.start_s, answer=self.sent.ask(served))
-                while not is_enough(self._figures(rounds), best, scatter, most):
-                    own = folder / f"round-{len(rounds) + 1}"
-                    rounds.append(self.sent.send(served, str(setting.words), len(rounds), own))
+                self._send(served, trial, best, rounds)
+                whole = True
         except (LayoutError, Refused) as error:
-            trial = replace(trial, error=joined((error.what, *error.evidence)))
+            trial = self._failed(trial, (error.what, *error.evidence))
+            whole = True
         except (LaunchError, EndpointError, HostError, CheckFailed) as error:
-            trial = replace(trial, error=joined((error.what, *error.evidence[:1])))
-        if trial.error:
-            self.sent.screen.warn(
-                phrase("{setting}: {why}", setting=setting.words, why=trial.error)
-            )
-        return replace(
-            trial,
-            figures=self._figures(rounds),
-            rounds=tuple(rounds),
-            seconds=time.monotonic() - began,
-        )
+            trial = self._failed(trial, (error.what, *error.evidence[:1]))
+            whole = True
+        finally:
+            if whole:
+                figures, seconds = self._figures(rounds), time.monotonic() - began
+                self._keep(replace(trial, figures=figures, rounds=tuple(rounds), seconds=seconds))
+
+    def _send(self, served: Served, trial: Trial, best: Trial | None, rounds: list[Round]) -> None:
+        """Add rounds until they are enough, in comparison with the best if there is one.
+
+        Raises EndpointError after one with failures, so that who serves can say whether hosts are
+        the cause.
+        """
+        assert trial.folder
+        scatter, most = scatter_of(self.measured), self.sent.rounds
+        while not is_enough(self._figures(rounds), best, scatter, most):
+            own = Path(trial.folder) / f"round-{len(rounds) + 1}"
+            with not_the_setting():
+                rounds.append(self.sent.send(served, str(trial.setting.words), len(rounds), own))
+            if failed := rounds[-1].failed:
+                requests = counted(failed, "request")
+                raise EndpointError(
+                    phrase("{requests} failed", requests=requests), where=served.endpoint.url
+                )
+
+    def _failed(self, trial: Trial, why: Iterable[str]) -> Trial:
+        trial = replace(trial, error=joined(why))
+        self.sent.screen.warn(phrase("{setting}: {why}", setting=trial.setting.words,
+                                     why=trial.error))  # fmt: skip
+        return trial
 
     def _figures(self, rounds: Iterable[Round]) -> tuple[float, ...]:
         return tuple(figure_of(one, self.sent.load.goals) for one in rounds)
@@ -221,9 +260,9 @@ class Trials:
 
     def _keep(self, trial: Trial) -> None:
         path, line = self.folder / _TRIALS, json.dumps(trial.as_json(), ensure_ascii=False) + "\n"
+        self.measured.append(trial)
         with recorded(path), path.open("ab") as file:
             file.write(line.encode(errors="backslashreplace"))
-        self.measured.append(trial)
 
 
 def _kept(path: Path) -> Iterator[Trial]:
