@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -15,6 +16,7 @@ import pytest
 from fake_endpoint import Behaviour, running
 
 from children import INTERRUPTIBLE
+from json_documents import read_document
 from rehearsed import Cluster, Make, cluster, fleet_with  # noqa: F401
 from ropeway.errors import HostError
 from ropeway.launch.running import DOWN
@@ -57,7 +59,8 @@ def starts(found: Cluster) -> int:
 
 
 def test_the_specs_setting_and_the_plans_are_brought_up_and_taken_down(two: Cluster):
-    document = two.json("tune", *LOAD, "--layouts", "2", "--vary", "layout", "--out", "found")
+    search = ("tune", *LOAD, "--layouts", "2", "--vary", "layout", "--no-confirm", "--out", "found")
+    document = two.json(*search)
     assert document["ok"], two.err
     assert settings(document)[0] == "DP2×TP8+EP", "the spec's own"
     assert len(set(settings(document))) == len(document["trials"]) == starts(two) == 2
@@ -75,13 +78,41 @@ def test_the_specs_setting_and_the_plans_are_brought_up_and_taken_down(two: Clus
     assert two.remains() == []
     assert two.last_audit()["verb"] == "down"
 
-    again = two.json("tune", *LOAD, "--layouts", "2", "--vary", "layout", "--out", "found")
-    assert again["trials"] == document["trials"]
+    assert two.json(*search)["trials"] == document["trials"]
     assert starts(two) == 2, "nothing is measured twice"
     two.change("model", served_name="other")
     assert two.run("tune", *SEARCH, "--out", "found") == 2
     assert "the search in this directory was another one" in two.error
     assert two.remains() == []
+
+
+def test_the_best_and_the_first_are_brought_up_once_more(cluster: Make):  # noqa: F811
+    two = cluster()
+    slow, fast = (Behaviour(ttft_s=0, tpot_s=seconds) for seconds in (0.1, 0.004))
+    with running(slow) as fake:
+        two.serve(port=int(fake.url.removeprefix(HEAD).removesuffix("/v1")))
+        two.change("model", served_name="fake")
+
+        def pace(_: IssuedCommand) -> None:
+            """Every other start is that of the plan's layout."""
+            fake.behaviour = fast if starts(two) % 2 == 0 else slow
+
+        two.virtual.on_command = pace
+        search = ("tune", *SEARCH, "--confirm", "--out", "found")
+        document = two.json(*search)
+        assert (document["ended"], document["ok"]) == ("complete", True), two.err
+        first, second, *again = settings(document)
+        assert (first, again) == ("DP2×TP8+EP", [first, second])
+        assert [one["confirms"] for one in document["trials"]] == [False, False, True, True]
+        assert document["best"]["layout"] == second
+        assert (document["verdict"], document["figure"]) == (
+            "faster",
+            sum(document["trials"][3]["figures"]) / 3,
+        )
+        assert starts(two) == 4
+        assert two.remains() == []
+        assert two.json(*search)["trials"] == document["trials"]
+        assert starts(two) == 4
 
 
 def test_the_key_of_the_service_goes_with_every_request(cluster: Make, monkeypatch):  # noqa: F811
@@ -289,6 +320,83 @@ def test_a_lock_that_somebody_else_took_ends_the_search(two: Cluster):
     assert document["ended"] == "hosts gone"
     assert "the lock was lost" in document["error"]["what"]
     assert len(document["trials"]) <= 1
+
+
+def press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def test_requests_that_fail_because_a_host_is_gone_are_no_trial(cluster: Make):  # noqa: F811
+    def trouble(command: IssuedCommand) -> None:
+        if any(Path("found").glob("01-*/round-1")):
+            silent(command)
+
+    with answering(cluster(), Behaviour(ttft_s=0, fault="error", fault_every=4)) as two:
+        two.virtual.on_command = trouble
+        document = two.json("tune", *SEARCH, "--out", "found")
+        assert (document["ended"], document["trials"]) == ("hosts gone", [])
+        assert document["error"]["what"] == "the host did not answer within 60 s"
+        assert any("failed" in line for line in document["error"]["evidence"])
+        assert not Path("found/trials.jsonl").exists()
+
+
+def test_a_disk_that_is_full_at_a_start_is_the_end_of_the_search(two: Cluster):
+    def fill(_: IssuedCommand) -> None:
+        for folder in Path("found").glob("02-*"):
+            if not (script := folder / "commands.sh").is_symlink():
+                script.symlink_to("/dev/full")
+
+    two.virtual.on_command = fill
+    document = two.json("tune", *SEARCH, "--out", "found")
+    assert (document["ok"], document["ended"]) == (False, "not recorded")
+    assert len(document["trials"]) == 1
+    assert "no space left on device" in document["error"]["what"]
+    assert json.loads(Path("found/tuning.json").read_text())["ended"] == "not recorded"
+    assert two.remains() == []
+    two.virtual.on_command = lambda _: None
+    document = two.json("tune", *SEARCH, "--out", "found")
+    assert (document["ended"], len(document["trials"])) == ("complete", 2)
+
+
+def test_ctrl_c_while_a_setting_is_taken_down_keeps_its_trial(two: Cluster):
+    def trouble(command: IssuedCommand) -> None:
+        if command.script == DOWN and command.host == "host1":
+            press_ctrl_c()
+
+    two.virtual.on_command = trouble
+    assert two.run("tune", *SEARCH, "--out", "found", "--json") == 130
+    document = read_document(two.out)
+    assert (document["ended"], len(document["trials"])) == ("interrupted", 1)
+    assert document["best"] is not None
+    assert two.remains() == []
+
+
+def test_a_second_ctrl_c_does_not_hide_what_is_down_and_what_is_still_up(two: Cluster):
+    downs = 0
+
+    def trouble(command: IssuedCommand) -> None:
+        nonlocal downs
+        if command.host != "host1":
+            return
+        if command.script == DOWN:
+            downs += 1
+            if downs > 1:
+                press_ctrl_c()
+                raise HostError("the daemon is busy", where="host1")
+        elif downs > 1:
+            press_ctrl_c()
+
+    assert two.run("up") == 0, two.err
+    two.virtual.on_command = trouble
+    assert two.run("tune", *SEARCH, "--yes", "--out", "found") == 130
+    two.virtual.on_command = lambda _: None
+    said = " ".join(two.err.split())
+    assert "warning: `rehearsal` may still be up: taking it down was interrupted" in said
+    assert "this finishes it: ropeway down --name rehearsal --host" in said
+    assert "`rehearsal`, which ran before the search, is down; `ropeway up`" in said
+    assert "the best: " in two.out
+    kept = json.loads(Path("found/tuning.json").read_text())
+    assert (kept["ended"], len(kept["trials"])) == ("interrupted", 1)
 
 
 @pytest.mark.parametrize("last", [False, True])

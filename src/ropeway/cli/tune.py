@@ -129,12 +129,18 @@ def tune(
     named = tuple(map(Layout.parse, layouts))
     searched = Searched(_under(base, sent_load), named, most, varied)
     limit = None if minutes is None else 60 * minutes
-    with interruptible(), place_of(searched, hosts, fleet, screen) as place:
-        sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
-        trials = Trials(sent, run_folder("tune", out), confirm=confirm)
-        with alone_in(trials.folder):
-            trials.take_up(_search(searched, sent, place))
-            ended = trials.run(place.starts, place.steps, place.serve, limit)
+    ended: Ended | None = None
+    try:
+        with interruptible(), place_of(searched, hosts, fleet, screen) as place:
+            sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
+            trials = Trials(sent, run_folder("tune", out), confirm=confirm)
+            with alone_in(trials.folder):
+                trials.take_up(_search(searched, sent, place))
+                ended = trials.run(place.starts, place.steps, place.serve, limit)
+    except KeyboardInterrupt:
+        if ended is None:
+            raise
+        ended = "interrupted"  # in what comes after the last trial, which is reported all the same
     tuned = _tuned(trials, searched.spec, place, ended)
     writable = not local and fleet is None and model is None
     _report(tuned, trials.folder, (config, before) if before else None, screen, writable=writable)

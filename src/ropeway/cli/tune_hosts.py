@@ -22,7 +22,7 @@ import click
 from ropeway.bench.compare import NOTES
 from ropeway.bench.record import recorded
 from ropeway.bench.served import Served
-from ropeway.bench.trials import HostsGone
+from ropeway.bench.trials import HostsGone, not_the_setting
 from ropeway.cli.call import current_call
 from ropeway.cli.hosts_start import agree, keep_start, locking, save_log, take_down
 from ropeway.cli.layout_choice import planned, request_of
@@ -268,9 +268,28 @@ class _Trying:
             raise
 
     def end(self) -> None:
-        """Take down what a trial could not, and say what is down that ran before."""
-        if self._left and ((found := self._reached()).containers or found.failures):
-            self._take_down()
+        """Take down what a trial could not, and say what is down that ran before.
+
+        Where that is interrupted, say by which command it goes on.
+        """
+        try:
+            if self._left and ((found := self._reached()).containers or found.failures):
+                self._take_down()
+        except KeyboardInterrupt:
+            if self._left:
+                self._say_left()
+            raise
+        finally:
+            self._say_replaced()
+
+    def _say_left(self) -> None:
+        name, hosts = self.spec.name, self.hosts
+        self.screen.warn(phrase("`{name}` may still be up: taking it down was interrupted",
+                                name=name))  # fmt: skip
+        commands = dict.fromkeys(f"ropeway down --name {name} {one.as_flags}" for one in hosts)
+        self.screen.hint(joined((phrase("this finishes it:"), *commands), "\n"))
+
+    def _say_replaced(self) -> None:
         if self._replaced:
             self.screen.warn(
                 phrase(
@@ -299,7 +318,7 @@ class _Trying:
             os.environ,
             check=lambda _preparation, _service: (),
             confirm=lambda _differences, _count: None,  # nothing of it runs
-            on_commands=partial(keep_start, folder, spec),
+            on_commands=partial(_keep_start, folder, spec),
             save_log=partial(save_log, folder, self.screen),
             clock=current_call().clock or SYSTEM_CLOCK,
         )
@@ -341,6 +360,12 @@ class _Trying:
 
     def _reached(self) -> Reached:
         return look(self.hosts, self.spec.runtime.command, self.spec.name)
+
+
+def _keep_start(folder: Path, spec: Spec, script: str) -> None:
+    """Write what a start is about. Raises RopewayError, which ends the search."""
+    with not_the_setting():
+        keep_start(folder, spec, script)
 
 
 def _over_all(spec: Spec) -> Spec:
