@@ -1,6 +1,7 @@
 """A port of a host reached through SSH, by a real sshd on loopback."""
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -114,6 +115,31 @@ def test_an_sshd_that_forwards_nothing_is_found_before_it_matters(server, tmp_pa
         assert "AllowTcpForwarding" in (refused.value.hint or "")
         assert "administratively prohibited" in refused.value.evidence[0]
         host.close()
+
+
+@pytest.mark.parametrize(
+    ("at_forward", "why"),
+    [
+        ("exit 0", "connection refused"),  # it says that it forwards, and does not
+        ('"$ssh" "$@"; rm "$log"; exit 0', "no such file or directory"),
+    ],
+)
+def test_a_forwarding_that_cannot_be_tried_is_an_error_of_the_host(
+    server, tmp_path, monkeypatch, at_forward, why
+):
+    host = server.host("npu0")
+    ssh = tmp_path / "bin/ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(
+        f"#!/bin/sh\nssh={shutil.which('ssh')} log={host.socket}.log\n"
+        f'case "$*" in *"-O forward"*) {at_forward};; esac\nexec "$ssh" "$@"\n'
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    with pytest.raises(HostError, match=why) as failed:
+        check_forwarding(host, "127.0.0.1", free_port())
+    assert failed.value.where == "npu0"
+    host.close()
 
 
 def test_an_address_is_reached_though_nobody_listens_there():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ropeway.errors import ConnectionLost, HostError, RopewayError
+from ropeway.errors import ConnectionLost, HostError, RopewayError, reason_of
 from ropeway.hosts.base import Result
 from ropeway.hosts.interrupts import uninterrupted
 from ropeway.hosts.local import LocalHost
@@ -69,14 +69,15 @@ def check_forwarding(host: SshHost, address: str, port: int) -> None:
 
     It can be known only by trying: sshd refuses when a connection comes, and not before that.
     """
-    log = Path(f"{host.socket}.log")
     with forwarded(host, address, port) as here:
-        before = len(log.read_bytes())
-        with socket.create_connection((_HERE, here), _SECONDS) as connection:
-            connection.settimeout(_REFUSED_SECONDS)
-            with suppress(OSError):  # it stays open, or whoever listens has closed it
-                connection.recv(1)
-        said = log.read_bytes()[before:].decode(errors="replace")
+        try:
+            said = _said_of_a_call(Path(f"{host.socket}.log"), here)
+        except OSError as error:
+            raise HostError(
+                phrase("the port that it forwards cannot be tried: {reason}",
+                       reason=reason_of(error)),
+                where=host.name,
+            ) from error  # fmt: skip
     if _REFUSED in said:
         raise HostError(
             phrase(
@@ -90,6 +91,16 @@ def check_forwarding(host: SshHost, address: str, port: int) -> None:
                 " that this machine reaches"
             ),
         )
+
+
+def _said_of_a_call(log: Path, here: int) -> str:
+    """Call our port, and return what ssh has added to its log then. Raises OSError."""
+    before = len(log.read_bytes())
+    with socket.create_connection((_HERE, here), _SECONDS) as connection:
+        connection.settimeout(_REFUSED_SECONDS)
+        with suppress(OSError):  # it stays open, or whoever listens has closed it
+            connection.recv(1)
+    return log.read_bytes()[before:].decode(errors="replace")
 
 
 def _begin(host: SshHost, address: str, port: int) -> int:
