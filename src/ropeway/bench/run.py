@@ -1,5 +1,6 @@
 """Run a load test: other processes send it, and this one keeps what they measure."""
 
+import asyncio
 import signal
 import time
 from collections import deque
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from ropeway.bench.load_test import LoadTest
@@ -19,7 +21,7 @@ from ropeway.bench.workloads.reading import read_prompts
 from ropeway.endpoint.address import Endpoint
 from ropeway.endpoint.client import Client, ServedModel, served_model
 from ropeway.endpoint.request import Request
-from ropeway.errors import RopewayError
+from ropeway.errors import Refused, RopewayError
 from ropeway.phrases import joined, phrase
 from ropeway.units import format_seconds
 
@@ -161,6 +163,29 @@ async def prepare(
             return await client.count_tokens(served.name, [{"role": "user", "content": text}])
 
         return served, await find_recipe(load.longest_input, count)
+
+
+def check_sendable(load: LoadTest, model: ServedModel) -> tuple[str, ...]:
+    """Return the SHA-256 of each file of the load. Nothing needs to be served yet.
+
+    model  as it will be served. Raises Refused as `prepare` does, and for prompts from a pipe,
+           which could not be read again.
+    """
+    load.check_fits(model.name, model.context)
+    if not load.files:
+        return ()
+    for name in load.files:
+        if Path(name).is_fifo():
+            raise Refused(
+                phrase("these prompts are read more than once, and a pipe can be read only once"),
+                where=name,
+                hint=phrase("write them into a file: `--prompts FILE`"),
+            )
+
+    async def unknown(_text: str) -> None:
+        return None
+
+    return asyncio.run(read_prompts(load, model, unknown)).digests
 
 
 @contextmanager

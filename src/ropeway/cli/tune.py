@@ -1,6 +1,7 @@
 """`ropeway tune`: find the best setting for a load by measuring few of them."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ropeway.bench.asked import LoadFlags, load_of, over_spec
 from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.record import recorded, write_json
+from ropeway.bench.run import check_sendable
 from ropeway.bench.served import Rounds
 from ropeway.bench.trials import Ended, Trials, alone_in
 from ropeway.bench.tuned import Tuned
@@ -25,6 +27,7 @@ from ropeway.cli.repeat import command_to_repeat
 from ropeway.cli.spec_writing import write_into_spec
 from ropeway.cli.tune_hosts import HostFlags, host_flags, place_of
 from ropeway.cli.tune_local import Place, Searched
+from ropeway.endpoint.client import ServedModel
 from ropeway.errors import Exit, Refused, RopewayError
 from ropeway.hosts.interrupts import interruptible
 from ropeway.phrases import phrase
@@ -126,6 +129,7 @@ def tune(
     base, fleet = _base(config, SpecFlags(model=model), hosts, screen, local=local)
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
+    digests = check_sendable(sent_load, ServedModel(_model_of(base), base.serve.context))
     named = tuple(map(Layout.parse, layouts))
     searched = Searched(_under(base, sent_load), named, most, varied)
     limit = None if minutes is None else 60 * minutes
@@ -135,7 +139,7 @@ def tune(
             sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
             trials = Trials(sent, run_folder("tune", out), confirm=confirm)
             with alone_in(trials.folder):
-                trials.take_up(_search(searched, sent, place))
+                trials.take_up(_search(searched, sent, place, digests))
                 ended = trials.run(place.starts, place.steps, place.serve, limit)
     except KeyboardInterrupt:
         if ended is None:
@@ -177,9 +181,17 @@ def _under(spec: Spec, load: LoadTest) -> Spec:
     return spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
 
 
-def _search(searched: Searched, sent: Rounds, place: Place) -> dict[str, object]:
-    """Return what decides which trials are made, as plain data."""
+def _model_of(spec: Spec) -> str:
+    model = spec.model
+    return model.served_name or model.name or str(model.path)
+
+
+def _search(
+    searched: Searched, sent: Rounds, place: Place, digests: Sequence[str]
+) -> dict[str, object]:
+    """Return what decides which trials are made, as plain data. `digests`: of files of prompts."""
     return {
+        **({"files_sha256": list(digests)} if digests else {}),
         "spec": searched.spec.as_json(),
         "load": asdict(sent.load),
         "rounds": sent.rounds,
@@ -191,11 +203,11 @@ def _search(searched: Searched, sent: Rounds, place: Place) -> dict[str, object]
 
 
 def _tuned(trials: Trials, spec: Spec, place: Place, ended: Ended) -> Tuned:
-    model, sent = spec.model, trials.sent
+    sent = trials.sent
     conditions = sent.conditions or Conditions(
         load=sent.load,
         url=spec.serve.url,
-        model=model.served_name or model.name or str(model.path),
+        model=_model_of(spec),
         engine=place.engine,
         hardware=place.hardware,
     )
