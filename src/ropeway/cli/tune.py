@@ -1,8 +1,10 @@
 """`ropeway tune`: find the best setting for a load by measuring few of them."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -130,21 +132,14 @@ def tune(
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
     digests = check_sendable(sent_load, ServedModel(_model_of(base), base.serve.context))
-    named = tuple(map(Layout.parse, layouts))
-    searched = Searched(_under(base, sent_load), named, most, varied)
-    limit = None if minutes is None else 60 * minutes
-    ended: Ended | None = None
-    try:
-        with interruptible(), place_of(searched, hosts, fleet, screen) as place:
-            sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
-            trials = Trials(sent, run_folder("tune", out), confirm=confirm)
-            with alone_in(trials.folder):
-                trials.take_up(_search(searched, sent, place, digests))
-                ended = trials.run(place.starts, place.steps, place.serve, limit)
-    except KeyboardInterrupt:
-        if ended is None:
-            raise
-        ended = "interrupted"  # in what comes after the last trial, which is reported all the same
+    searched = Searched(_under(base, sent_load), tuple(map(Layout.parse, layouts)), most, varied)
+
+    def begin(place: Place) -> Trials:
+        sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
+        return Trials(sent, run_folder("tune", out), confirm=confirm)
+
+    where, search = place_of(searched, hosts, fleet, screen), partial(_search, searched, digests)
+    place, trials, ended = _run(where, begin, search, None if minutes is None else 60 * minutes)
     tuned = _tuned(trials, searched.spec, place, ended)
     writable = not local and fleet is None and model is None
     _report(tuned, trials.folder, (config, before) if before else None, screen, writable=writable)
@@ -181,13 +176,37 @@ def _under(spec: Spec, load: LoadTest) -> Spec:
     return spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
 
 
+def _run(
+    where: AbstractContextManager[Place],
+    begin: Callable[[Place], Trials],
+    search: Callable[[Rounds, Place], Mapping[str, object]],
+    limit_s: float | None,
+) -> tuple[Place, Trials, Ended]:
+    """Make all trials. An interrupt after the last of them ends the search as one before it does.
+
+    What was measured is reported then too.
+    """
+    ended: Ended | None = None
+    try:
+        with interruptible(), where as place:
+            trials = begin(place)
+            with alone_in(trials.folder):
+                trials.take_up(search(trials.sent, place))
+                ended = trials.run(place.starts, place.steps, place.serve, limit_s)
+    except KeyboardInterrupt:
+        if ended is None:
+            raise
+        ended = "interrupted"
+    return place, trials, ended
+
+
 def _model_of(spec: Spec) -> str:
     model = spec.model
     return model.served_name or model.name or str(model.path)
 
 
 def _search(
-    searched: Searched, sent: Rounds, place: Place, digests: Sequence[str]
+    searched: Searched, digests: Sequence[str], sent: Rounds, place: Place
 ) -> dict[str, object]:
     """Return what decides which trials are made, as plain data. `digests`: of files of prompts."""
     return {
