@@ -117,7 +117,7 @@ def tune(
 
     Every trial is kept with its raw timings and logs as soon as it ends; called again with the same
     `--out`, the search goes on. Exit code 1: no setting could be measured without failures, or the
-    hosts stopped answering.
+    hosts stopped answering, or what was measured could not be kept.
 
     \b
     Examples:
