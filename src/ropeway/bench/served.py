@@ -49,7 +49,7 @@ class Rounds:
 
     def ask(self, served: Served) -> str:
         """Ask the question that everyone can judge, and return the answer. Raises EndpointError."""
-        with self.screen.step(f"ask “{QUESTION}”") as step:
+        with self.screen.step(phrase("ask “{question}”", question=QUESTION)) as step:
             answer = asyncio.run(_answer(served)).strip()
             step.ok(answer)
         return answer
@@ -71,7 +71,11 @@ class Rounds:
             engine=self.engine,
             hardware=self.hardware,
         )
-        name = f"{load.amount} from {counted(load.clients, 'client')}"
+        name = phrase(
+            "{requests} from {clients}",
+            requests=load.amount,
+            clients=counted(load.clients, "client"),
+        )
         with self.screen.step(name) as step:
             measured = measure(
                 endpoint,
@@ -85,7 +89,7 @@ class Rounds:
             if measured.ended == "server away":
                 raise ServerAway(phrase("the server went away under load"), where=endpoint.url)
             summary = measured.figures.summary
-            step.ok(f"{summary.output_tokens_per_s:.1f} output tokens/s")
+            step.ok(phrase("{rate:.1f} output tokens/s", rate=summary.output_tokens_per_s))
         self.conditions = self.conditions or conditions
         return round_of(measured.figures, str(folder))
 
