@@ -310,3 +310,18 @@ def test_all_clients_busy_at_the_limit_is_said() -> None:
     crowded = [replace(one, load=replace(one.load, clients=few.clients)) for one in rungs]
     assert any("--clients" in doubt for doubt in HighestRate(0.99).found(crowded).doubts)
     assert not HighestRate(0.99).found(rungs).doubts
+
+
+def test_each_probe_has_its_own_verdict_whatever_its_rate_got_in_the_end() -> None:
+    """Two of three held, and so does the rate; the one that a stall met with did not."""
+    goals = Goals(e2e_s=0.25)
+    load = replace(LOAD, rate=100.0, requests=3000, goals=goals)
+    calm, stalled = (list(waits(load, 16, lambda _: took, 1)) for took in (0.1, 0.3))
+    probes = [
+        rung(load, made, f"probe-{number}")
+        for number, made in enumerate((calm, stalled, calm), start=1)
+    ]
+    said = HighestRate(0.99).found([*alone_and_closed(0.1, 16, goals), *probes])
+    assert (said.rate, said.fails_at) == (100.0, None)
+    assert said.verdicts["probe-1"] == said.verdicts["probe-3"] == "holds"
+    assert said.verdicts["probe-2"] == "missed"

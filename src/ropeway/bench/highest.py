@@ -93,9 +93,10 @@ class HighestRate:
         probes = probes_of(rungs)
         rate, confirmed = result(search, probes)
         known = bracket(search, probes)
+        own = [judge(search, [probe], last=True) for probe in probes]
         verdicts = [judge(search, runs_like(probe, probes), last=True) for probe in probes]
         names = [rung.name for rung in rungs[_BEFORE:]]
-        said = dict(zip(names, map(in_words, verdicts), strict=True))
+        said = dict(zip(names, map(in_words, own), strict=True))
         doubts = _doubts(rungs[_BEFORE:], rate, known)
         sentence = _sentence(rate, confirmed=confirmed, goals=rungs[0].load.goals is not None)
         fails_at = _fails_at(probes, verdicts)

@@ -146,7 +146,7 @@ class Found:
     confirmed   whether a run of its own, twice as long, held it
     fails_at    the lowest rate that did not hold; None: each did
     share       of requests that were to meet the goals; without goals: that were to be answered
-    verdicts    by the name of each probe, `holds`, or why it did not
+    verdicts    by the name of each probe, `holds`, or why it did not, of that probe alone
     doubts      why it is not to be trusted; none: it is
     """
 
