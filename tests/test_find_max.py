@@ -37,9 +37,11 @@ def probe(
     rise: float | None = 0.0,
     per_s: float = 0.05,
     reached: bool = True,
+    ended: int = 1000,
 ) -> Probe:
     """What comes of a trial; `missed`: a share of its requests."""
-    return Probe(trial, 1000, round(missed * 1000), reached, rise, per_s, 0.01)
+    counts = {"due": 1000, "ended": ended, "in_flight": 50.0}
+    return Probe(trial, 1000, round(missed * 1000), reached, rise, per_s, 0.01, **counts)
 
 
 def searched(holds: Callable[[Trial], bool], search: Search = SEARCH) -> list[Probe]:
@@ -141,6 +143,10 @@ def test_a_search_that_is_broken_off_says_what_held() -> None:
         ([{"missed": 0.5}, {}, {"missed": 0.03}], "missed"),
         ([{"reached": False}, {}, {}], "holds"),
         ([{"reached": False}], "late"),
+        ([{"ended": 971}], "holds"),
+        ([{"ended": 960}], "close"),
+        ([{"ended": 960}, {"ended": 1005}], "holds"),
+        ([{"ended": 960}, {"ended": 950}], "behind"),
     ],
 )
 def test_a_probe_is_judged_by_misses_and_by_its_trend(
@@ -325,3 +331,35 @@ def test_each_probe_has_its_own_verdict_whatever_its_rate_got_in_the_end() -> No
     assert (said.rate, said.fails_at) == (100.0, None)
     assert said.verdicts["probe-1"] == said.verdicts["probe-3"] == "holds"
     assert said.verdicts["probe-2"] == "missed"
+
+
+def test_chance_in_what_is_in_flight_is_no_falling_behind() -> None:
+    """Of 300 in flight 70 more at the end are within three errors of 24; of 50 they are not."""
+    less = probe(Trial(10.0, 1000), ended=930)
+    assert judge(SEARCH, [less], last=True) == "behind"
+    assert judge(SEARCH, [replace(less, in_flight=300.0)], last=True) == "holds"
+
+
+def test_a_server_that_answers_less_than_is_due_does_not_hold_the_rate() -> None:
+    """Of 240 a second it can answer 200; no goal tells, and latency rises by less than a fifth."""
+    load = replace(LOAD, rate=240.0, requests=240 * 31, goals=Goals(e2e_s=60.0))
+    probes = [rung(load, waits(load, 2000, lambda _: 10.0, 3), f"probe-{n}") for n in (1, 2)]
+    steady = probes[0].figures.summary.steady
+    assert steady is not None
+    assert steady.due is not None
+    assert steady.ended < 0.94 * steady.due
+    said = HighestRate(0.99, 1000).found([*alone_and_closed(10.0, 2000, load.goals), *probes])
+    assert set(said.verdicts.values()) == {"fell behind"}
+    assert (said.rate, said.fails_at) == (None, 240.0)
+
+
+@pytest.mark.parametrize(("requests", "doubts"), [(150, 1), (2999, 1), (3000, 0), (None, 0)])
+def test_a_probe_that_is_too_short_to_tell_is_a_doubt(requests: int | None, doubts: int) -> None:
+    load = replace(LOAD, rate=100.0, requests=requests or 3000)
+    made = rung(load, waits(load, 16, lambda _: 0.1, 0), "probe-1")
+    said = HighestRate(0.99, requests).found([*alone_and_closed(0.1, 16, None), made])
+    assert len(said.doubts) == doubts
+    if requests == 150:
+        assert "150 requests" in said.doubts[0]
+        assert "8.2%" in said.doubts[0]
+        assert "3,000" in said.doubts[0]

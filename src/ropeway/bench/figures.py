@@ -58,6 +58,8 @@ class Steady:
     concurrency  requests in flight, on average
     goodput      of the requests sent in it; None: there are no goals
     trend        None: closed loop, or too short
+    due, ended   requests that were due in it, and that ended in it, failed ones too; due: None in
+                 a closed loop
     """
 
     begins_s: float
@@ -71,6 +73,8 @@ class Steady:
     e2e_s: Quantiles | None
     goodput: Goodput | None = None
     trend: Trend | None = None
+    due: int | None = None
+    ended: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["holds", "missed", "rising", "late", "close"]
-"""holds: the rate is sustained; missed: too few requests met the goals; rising: latency rose all
-the time; late: the rate was not reached; close: another run is needed to tell."""
+Verdict = Literal["holds", "missed", "behind", "rising", "late", "close"]
+"""holds: the rate is sustained; missed: too few requests met the goals; behind: fewer ended than
+were due; rising: latency rose all the time; late: the rate was not reached; close: another run is
+needed to tell."""
 
 NARROW = 1.03
 """How near the lowest rate that fails is to the highest that holds, at the end."""
@@ -30,6 +31,8 @@ _SECONDS, _ANSWERS, _MAY_MISS, _REQUESTS = 30.0, 20.0, 10, 100
 # of what it began with, and by so many seconds a second: of a queue that grows that is the share
 # of requests that are too many.
 _ERRORS, _RISE, _TOO_MANY = 3.0, 0.25, 0.01
+# So large a share of what was due has to have ended, or the server fell behind.
+_KEPT_UP = 0.97
 # With so many times fewer or more misses than there may be, a probe is close.
 _CLOSE = 2.0
 # Runs of one rate: before it is taken for the one that fails, and at most.
@@ -71,6 +74,8 @@ class Probe:
     rise      of latency over the steady part, as a share of what it was when that began; None:
               latency was so long that there was no steady part
     per_s     seconds that latency rose by in a second, and its standard `error`
+    due       requests in the steady part, and those that `ended` in it, in whatever way
+    in_flight  requests, on average
     """
 
     trial: Trial
@@ -80,6 +85,9 @@ class Probe:
     rise: float | None
     per_s: float = 0.0
     error: float = 0.0
+    due: int = 0
+    ended: int = 0
+    in_flight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,17 @@ def judge(search: Search, runs: Sequence[Probe], *, last: bool = False) -> Verdi
     return _verdict(search, [run for run, holds in zip(runs, held, strict=True) if not holds])
 
 
+def enough(search: Search, rate: float) -> int:
+    """Return how many requests at a rate a probe needs to tell whether it holds."""
+    return math.ceil(
+        max(
+            rate * max(_SECONDS, _ANSWERS * search.answer_s),
+            _MAY_MISS / max(1 - search.share, 0.001),
+            _REQUESTS,
+        )
+    )
+
+
 def seconds_left(search: Search, probes: Sequence[Probe], trial: Trial) -> float:
     """Estimate how long the search will still take, this trial and all after it."""
     seconds = trial.requests / trial.rate
@@ -198,7 +217,9 @@ def _verdict(search: Search, runs: Sequence[Probe]) -> Verdict:
     allowed = (1 - search.share) * sum(run.requests for run in runs)
     if sum(run.missed for run in runs) > allowed:
         return "missed"
-    return "rising" if _rising(runs) else "holds"
+    if _rising(runs):
+        return "rising"
+    return "behind" if _behind(runs) else "holds"
 
 
 def _is_close(search: Search, run: Probe) -> bool:
@@ -206,7 +227,18 @@ def _is_close(search: Search, run: Probe) -> bool:
         return False
     allowed = (1 - search.share) * run.requests
     near = allowed / _CLOSE < run.missed < allowed * _CLOSE
-    return near or (_rising([run]) and run.missed < allowed)
+    return near or ((_behind([run]) or _rising([run])) and run.missed < allowed)
+
+
+def _behind(runs: Sequence[Probe]) -> bool:
+    """Return whether clearly fewer requests ended than were due.
+
+    While a server keeps up, how many are in flight changes by chance: at two moments these numbers
+    differ by about the square root of twice their mean.
+    """
+    due, ended = sum(run.due for run in runs), sum(run.ended for run in runs)
+    error = math.sqrt(2 * math.fsum(run.in_flight for run in runs))
+    return due - ended > max((1 - _KEPT_UP) * due, _ERRORS * error)
 
 
 def _rising(runs: Sequence[Probe]) -> bool:
@@ -217,11 +249,5 @@ def _rising(runs: Sequence[Probe]) -> bool:
 
 
 def _trial(search: Search, rate: float, *, confirms: bool = False) -> Trial:
-    requests = search.requests or math.ceil(
-        max(
-            rate * max(_SECONDS, _ANSWERS * search.answer_s),
-            _MAY_MISS / max(1 - search.share, 0.001),
-            _REQUESTS,
-        )
-    )
+    requests = search.requests or enough(search, rate)
     return Trial(rate, requests * 2 if confirms else requests, confirms)

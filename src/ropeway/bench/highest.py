@@ -3,6 +3,7 @@
 `find_max` decides by numbers alone; here measurements become its probes, and its trials loads.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from ropeway.bench.find_max import (
     Trial,
     Verdict,
     bracket,
+    enough,
     judge,
     next_trial,
     result,
@@ -97,7 +99,7 @@ class HighestRate:
         verdicts = [judge(search, runs_like(probe, probes), last=True) for probe in probes]
         names = [rung.name for rung in rungs[_BEFORE:]]
         said = dict(zip(names, map(in_words, own), strict=True))
-        doubts = _doubts(rungs[_BEFORE:], rate, known)
+        doubts = (*_too_few(search, rate or known.fails), *_doubts(rungs[_BEFORE:], rate, known))
         sentence = _sentence(rate, confirmed=confirmed, goals=rungs[0].load.goals is not None)
         fails_at = _fails_at(probes, verdicts)
         return Found(rate, confirmed, fails_at, self.share, sentence, said, doubts)
@@ -143,7 +145,18 @@ def _probe(rung: Rung) -> Probe:
     first_s = max(steady.trend.first_s, summary.e2e_s.p50 / 4)
     trend = steady.trend
     rise = trend.per_s * seconds / first_s
-    return Probe(trial, requests, missed, reached, rise, trend.per_s, trend.error)
+    return Probe(
+        trial,
+        requests,
+        missed,
+        reached,
+        rise,
+        trend.per_s,
+        trend.error,
+        due=steady.due or 0,
+        ended=steady.ended,
+        in_flight=steady.concurrency,
+    )
 
 
 def in_words(verdict: Verdict) -> Phrase:
@@ -151,6 +164,7 @@ def in_words(verdict: Verdict) -> Phrase:
     return {
         "holds": phrase("holds"),
         "missed": phrase("missed"),
+        "behind": phrase("fell behind"),
         "rising": phrase("latency rises"),
         "late": phrase("not reached"),
         "close": phrase("close"),
@@ -174,6 +188,20 @@ def _sentence(rate: float | None, *, confirmed: bool, goals: bool) -> Phrase:
     if goals:
         return phrase("the highest rate that keeps the goals: {rate:.4g} requests/s", rate=rate)
     return phrase("the highest rate that is sustained: {rate:.4g} requests/s", rate=rate)
+
+
+def _too_few(search: Search, rate: float | None) -> tuple[Phrase, ...]:
+    """Return the doubt that so few requests in a probe, as were asked for, cannot tell."""
+    if rate is None or not search.requests or search.requests >= enough(search, rate):
+        return ()
+    doubt = phrase(
+        "a probe of {requests:,} requests is too short to tell: their arrivals alone vary by"
+        " {share:.1%}; without `--requests` it would have {enough:,}",
+        requests=search.requests,
+        share=1 / math.sqrt(search.requests),
+        enough=enough(search, rate),
+    )
+    return (doubt,)
 
 
 def _doubts(probes: Sequence[Rung], rate: float | None, known: Bracket) -> tuple[Phrase, ...]:

@@ -162,6 +162,8 @@ def _steady(columns: Columns, load: LoadTest) -> Steady | None:
         e2e_s=_quantiles(columns.e2e[at] for at in inside),
         goodput=_goodput([columns.met[at] for at in inside] if columns.met else [], seconds),
         trend=trend_of(_from_due(columns), begins, ends) if load.rate is not None else None,
+        due=sum(begins <= due < ends for due, _ in _from_due(columns)) if load.is_open else None,
+        ended=sum(begins <= at < ends for at in columns.ended),
     )
 
 
