@@ -100,10 +100,25 @@ def test_a_rate_that_is_not_confirmed_is_tried_a_step_lower() -> None:
     assert steps == pytest.approx([NARROW] * len(steps))
 
 
-def test_what_never_confirms_ends_without_a_rate() -> None:
+def test_what_never_confirms_ends_with_what_held_below() -> None:
     probes = searched(lambda trial: not trial.confirms and trial.rate <= 79)
-    assert result(SEARCH, probes) == (None, False)
-    assert sum(one.trial.confirms for one in probes) == 5
+    confirms = [one.trial.rate for one in probes if one.trial.confirms]
+    assert len(confirms) == 5
+    held = [one.trial.rate for one in probes if one.trial.rate <= 79 and not one.trial.confirms]
+    assert result(SEARCH, probes) == (max(one for one in held if one < min(confirms)), False)
+
+
+def test_a_search_broken_off_while_it_confirms_says_what_held() -> None:
+    """The first longer run failed, and the next was broken off."""
+    held = [probe(Trial(rate, 1000)) for rate in (40.0, 60.0, 78.0)]
+    known = [*held, *[probe(Trial(80.0, 1000), missed=0.5)] * 2]
+    assert result(SEARCH, known) == (78.0, False)
+    long = Trial(78.0, 2000, confirms=True)
+    assert result(SEARCH, [*known, probe(long, missed=0.009)]) == (78.0, False), "it was close"
+    refuted = [*known, probe(long, missed=0.5)]
+    assert result(SEARCH, refuted) == (60.0, False)
+    assert result(SEARCH, [*refuted, probe(Trial(60.0, 2000, confirms=True))]) == (60.0, True)
+    assert result(SEARCH, refuted[2:]) == (None, False), "nothing held below"
 
 
 def test_what_never_holds_ends() -> None:
@@ -322,10 +337,11 @@ def test_each_probe_has_its_own_verdict_whatever_its_rate_got_in_the_end() -> No
     """Two of three held, and so does the rate; the one that a stall met with did not."""
     goals = Goals(e2e_s=0.25)
     load = replace(LOAD, rate=100.0, requests=3000, goals=goals)
-    calm, stalled = (list(waits(load, 16, lambda _: took, 1)) for took in (0.1, 0.3))
+    calm: Service = lambda _: 0.1  # noqa: E731
+    stalled: Service = lambda _: 0.3  # noqa: E731
     probes = [
-        rung(load, made, f"probe-{number}")
-        for number, made in enumerate((calm, stalled, calm), start=1)
+        rung(load, waits(load, 16, service, 1), f"probe-{number}")
+        for number, service in enumerate((calm, stalled, calm), start=1)
     ]
     said = HighestRate(0.99).found([*alone_and_closed(0.1, 16, goals), *probes])
     assert (said.rate, said.fails_at) == (100.0, None)
@@ -363,3 +379,15 @@ def test_a_probe_that_is_too_short_to_tell_is_a_doubt(requests: int | None, doub
         assert "150 requests" in said.doubts[0]
         assert "8.2%" in said.doubts[0]
         assert "3,000" in said.doubts[0]
+
+
+def test_what_held_only_in_a_probe_is_said_so() -> None:
+    load, long = replace(LOAD, rate=100.0, requests=3000), replace(LOAD, rate=100.0, requests=6000)
+    held = rung(load, waits(load, 16, lambda _: 0.1, 1), "probe-1")
+    refuted = [rung(long, waits(long, 16, lambda _: 0.3, 1), f"confirm-{n}") for n in (2, 3)]
+    before = [*alone_and_closed(0.1, 16, None), held]
+    broken_off = HighestRate(0.99).found([*before, replace(refuted[0], ended="interrupted")])
+    assert (broken_off.rate, broken_off.confirmed) == (100.0, False)
+    said = HighestRate(0.99).found([*before, *refuted])
+    assert said.rate is None
+    assert said.sentence.startswith("no rate was confirmed: 100 requests/s held in a probe")

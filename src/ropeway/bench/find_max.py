@@ -123,17 +123,28 @@ def next_trial(search: Search, probes: Sequence[Probe]) -> Trial | None:
 
 
 def result(search: Search, probes: Sequence[Probe]) -> tuple[float | None, bool]:
-    """Return the highest rate that holds so far, and whether it was confirmed."""
-    for probe in probes:
-        if probe.trial.confirms and judge(search, runs_like(probe, probes)) == "holds":
-            return probe.trial.rate, True
-    tried = [probe.trial.rate for probe in probes if probe.trial.confirms]
-    holds = bracket(search, probes).holds
-    return (None if holds is not None and holds in tried else holds), False
+    """Return the highest rate that holds so far, and whether it was confirmed.
+
+    A rate that the longer run did not confirm does not hold, nor does any above it.
+    """
+    confirming = [probe for probe in probes if probe.trial.confirms]
+    verdicts = {probe.trial.rate: judge(search, runs_like(probe, probes)) for probe in confirming}
+    for rate, said in verdicts.items():
+        if said == "holds":
+            return rate, True
+    failed = [rate for rate, said in verdicts.items() if said != "close"]
+    below = min(failed, default=math.inf)
+    return max((rate for rate in _held(search, probes)[0] if rate < below), default=None), False
 
 
 def bracket(search: Search, probes: Sequence[Probe]) -> Bracket:
     """Return what the probes say, without those that confirm."""
+    below, fails = _held(search, probes)
+    return Bracket(max(below, default=None), fails)
+
+
+def _held(search: Search, probes: Sequence[Probe]) -> tuple[list[float], float | None]:
+    """Return the rates that held in probes, below the lowest that failed, and that one."""
     trials = {probe.trial.rate: probe for probe in probes if not probe.trial.confirms}
     verdicts = {
         rate: judge(search, runs_like(probe, probes), last=True) for rate, probe in trials.items()
@@ -144,7 +155,7 @@ def bracket(search: Search, probes: Sequence[Probe]) -> Bracket:
         for rate, said in verdicts.items()
         if said == "holds" and (fails is None or rate < fails)
     ]
-    return Bracket(max(below, default=None), fails)
+    return below, fails
 
 
 def runs_like(probe: Probe, probes: Sequence[Probe]) -> list[Probe]:

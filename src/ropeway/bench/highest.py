@@ -100,7 +100,8 @@ class HighestRate:
         names = [rung.name for rung in rungs[_BEFORE:]]
         said = dict(zip(names, map(in_words, own), strict=True))
         doubts = (*_too_few(search, rate or known.fails), *_doubts(rungs[_BEFORE:], rate, known))
-        sentence = _sentence(rate, confirmed=confirmed, goals=rungs[0].load.goals is not None)
+        goals = rungs[0].load.goals is not None
+        sentence = _sentence(rate, known.holds, confirmed=confirmed, goals=goals)
         fails_at = _fails_at(probes, verdicts)
         return Found(rate, confirmed, fails_at, self.share, sentence, said, doubts)
 
@@ -180,7 +181,14 @@ def _title(trial: Trial) -> Phrase:
     return phrase("try {rate:.4g} requests/s for {seconds}", rate=trial.rate, seconds=seconds)
 
 
-def _sentence(rate: float | None, *, confirmed: bool, goals: bool) -> Phrase:
+def _sentence(rate: float | None, held: float | None, *, confirmed: bool, goals: bool) -> Phrase:
+    """Say what was found. `held`: the highest rate that held in a probe, confirmed or not."""
+    if rate is None and held is not None:
+        return phrase(
+            "no rate was confirmed: {rate:.4g} requests/s held in a probe, and not in one twice as"
+            " long",
+            rate=held,
+        )
     if rate is None:
         return phrase("no rate held that was tried")
     if not confirmed:
