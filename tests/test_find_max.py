@@ -14,6 +14,7 @@ from ropeway.bench.find_max import (
     Probe,
     Search,
     Trial,
+    again,
     bracket,
     judge,
     next_trial,
@@ -21,7 +22,7 @@ from ropeway.bench.find_max import (
     seconds_left,
 )
 from ropeway.bench.goals import Goals
-from ropeway.bench.highest import HighestRate
+from ropeway.bench.highest import HighestRate, in_words
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.rungs import Rung
 from timings import timing
@@ -391,3 +392,35 @@ def test_what_held_only_in_a_probe_is_said_so() -> None:
     said = HighestRate(0.99).found([*before, *refuted])
     assert said.rate is None
     assert said.sentence.startswith("no rate was confirmed: 100 requests/s held in a probe")
+
+
+@pytest.mark.parametrize(
+    ("missed", "why"),
+    [((), None), ((0.009,), "close"), ((0.5, 0.0), "disagree"), ((0.5,), "failed")],
+)
+def test_why_a_rate_is_tried_again_is_known(missed: tuple[float, ...], why: str | None) -> None:
+    trial = Trial(80.0, 1000)
+    probes = [probe(trial, missed=one) for one in missed]
+    assert again(SEARCH, [*probes, probe(Trial(50.0, 1000))], trial) == why
+
+
+def test_a_title_says_why_a_rate_is_tried_again_and_the_end_what_came_of_it() -> None:
+    goals = Goals(e2e_s=0.25)
+    course, load = HighestRate(0.99), replace(LOAD, goals=goals)
+    rungs = alone_and_closed(0.1, 16, goals)
+    assert course.verdict(rungs) is None
+    titles, verdicts = [], []
+    while (step := course.next(load, rungs)) is not None:
+        rungs.append(rung(step.load, waits(step.load, 16, lambda _: 0.1, len(rungs)), step.name))
+        titles.append(step.title)
+        verdicts.append(course.verdict(rungs))
+    tried = [title.split()[1] for title in titles]
+    for at, title in enumerate(titles):
+        before = [titles[at].split()[0] == titles[n].split()[0] and tried[n] == tried[at]
+                  for n in range(at)]  # fmt: skip
+        assert (" again for " in title) is any(before), titles
+    assert any(title.endswith("what fails is tried twice") for title in titles)
+    assert {"holds", "missed"} <= set(verdicts)
+    said = course.found(rungs).verdicts
+    assert [said[one.name] for one in rungs[2:]] == [in_words(one) for one in verdicts if one]
+    assert course.verdict([*rungs[:-1], replace(rungs[-1], ended="interrupted")]) is None

@@ -22,6 +22,7 @@ from children import INTERRUPTIBLE
 from json_documents import read_document
 from ports import free_port
 from queues import rung
+from ropeway.bench.find_max import Verdict
 from ropeway.bench.goals import Goals
 from ropeway.bench.ladder import Ladder, Step, ladder_of
 from ropeway.bench.load_test import Conditions, LoadTest
@@ -330,7 +331,7 @@ def test_a_page_that_cannot_be_written_costs_nothing_else(
 def test_why_a_sweep_ended_is_told_though_that_cannot_be_written(tmp_path: Path) -> None:
     class Silent:
         def progress(self, _: object) -> None: ...
-        def end(self, _: object) -> None: ...
+        def end(self, _: object, verdict: object) -> None: ...
 
     @contextmanager
     def show(step: Step) -> Iterator[Silent]:
@@ -395,7 +396,7 @@ def test_a_server_that_is_away_for_good_ends_all_and_no_load_is_tried_again(tmp_
         def progress(self, _: Progress) -> None:
             server.kill()
 
-        def end(self, _: Measurement) -> None: ...
+        def end(self, _: Measurement, verdict: Verdict | None) -> None: ...
 
     @contextmanager
     def show(_: Step) -> Iterator[Shown]:
@@ -417,7 +418,7 @@ def test_an_error_of_the_first_load_is_told_though_its_folder_is_not_empty(tmp_p
 
     class Shown:
         def progress(self, _: Progress) -> None: ...
-        def end(self, _: Measurement) -> None: ...
+        def end(self, _: Measurement, verdict: Verdict | None) -> None: ...
 
     @contextmanager
     def show(_: Step) -> Iterator[Shown]:
@@ -482,3 +483,19 @@ def test_the_highest_rate_is_searched_and_each_probe_kept(
     assert {path.name for path in folder.iterdir()} == {
         "report.html", "sweep.json", *(one["name"] for one in rungs),
     }  # fmt: skip
+
+
+@pytest.mark.real_time
+def test_each_probe_says_in_its_line_what_came_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(replace(FAST, capacity=2, ttft_s=0.05)) as fake:
+        argv = ("bench", "--url", fake.url, *SMALL, "--clients", "16", "--requests", "30")
+        exit_code([*argv, "--find-max", "--slo", "e2e=500ms", "--out", str(tmp_path / "r")])
+    found = read(tmp_path / "r" / "sweep.json")["found"]
+    ends = re.findall(
+        r"^(ok|warn) +(?:try|confirm) .* s  ([^\d\n]+)$", capsys.readouterr().err, re.M
+    )
+    assert [verdict for _, verdict in ends] == [*found["verdicts"].values()]
+    assert all((mark == "ok") is (verdict == "holds") for mark, verdict in ends)
+    assert len({mark for mark, _ in ends}) == 2

@@ -16,6 +16,10 @@ Verdict = Literal["holds", "missed", "behind", "rising", "late", "close"]
 were due; rising: latency rose all the time; late: the rate was not reached; close: another run is
 needed to tell."""
 
+Again = Literal["close", "disagree", "failed"]
+"""Why a trial is run again: it was close; its two runs disagree; it failed, and may have met with
+what has nothing to do with its rate."""
+
 NARROW = 1.03
 """How near the lowest rate that fails is to the highest that holds, at the end."""
 
@@ -120,6 +124,16 @@ def next_trial(search: Search, probes: Sequence[Probe]) -> Trial | None:
             return failed[0].trial
         return _trial(search, known.holds, confirms=True)
     return _trial(search, rate)
+
+
+def again(search: Search, probes: Sequence[Probe], trial: Trial) -> Again | None:
+    """Return why a trial is to be run that was run before; None: it was not."""
+    runs = [probe for probe in probes if probe.trial == trial]
+    if not runs:
+        return None
+    if judge(search, runs) != "close":
+        return "failed"
+    return "close" if len(runs) < _TWICE else "disagree"
 
 
 def result(search: Search, probes: Sequence[Probe]) -> tuple[float | None, bool]:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ropeway.bench.find_max import (
+    Again,
     Bracket,
     Probe,
     Search,
     Trial,
     Verdict,
+    again,
     bracket,
     enough,
     judge,
@@ -71,7 +73,15 @@ class HighestRate:
             fresh, rate=trial.rate, requests=trial.requests, time_limit_s=_PATIENCE * seconds
         )
         kind = "confirm" if trial.confirms else "probe"
-        return Step(f"{kind}-{number - 1}", _title(trial), sent, left_s)
+        title = _title(trial, again(search, probes, trial))
+        return Step(f"{kind}-{number - 1}", title, sent, left_s)
+
+    def verdict(self, rungs: Sequence[Rung]) -> Verdict | None:
+        """Return that on the newest measurement alone; None: it had no rate, or is not whole."""
+        search = self.search(rungs)
+        if search is None or len(rungs) <= _BEFORE or rungs[-1].ended not in WHOLE:
+            return None
+        return judge(search, [_probe(rungs[-1])], last=True)
 
     def search(self, rungs: Sequence[Rung]) -> Search | None:
         """Return what is looked for; None before it is known, or when nothing was answered."""
@@ -172,13 +182,28 @@ def in_words(verdict: Verdict) -> Phrase:
     }[verdict]
 
 
-def _title(trial: Trial) -> Phrase:
+def _title(trial: Trial, again: Again | None) -> Phrase:
     seconds = format_seconds(trial.requests / trial.rate)
+    if again is not None:
+        values = {"rate": trial.rate, "seconds": seconds, "why": _why_again(again)}
+        return (
+            phrase("confirm {rate:.4g} requests/s again for {seconds}: {why}", **values)
+            if trial.confirms
+            else phrase("try {rate:.4g} requests/s again for {seconds}: {why}", **values)
+        )
     if trial.confirms:
         return phrase(
             "confirm {rate:.4g} requests/s for {seconds}", rate=trial.rate, seconds=seconds
         )
     return phrase("try {rate:.4g} requests/s for {seconds}", rate=trial.rate, seconds=seconds)
+
+
+def _why_again(again: Again) -> Phrase:
+    return {
+        "close": phrase("it was close"),
+        "disagree": phrase("its two runs disagree"),
+        "failed": phrase("what fails is tried twice"),
+    }[again]
 
 
 def _sentence(rate: float | None, held: float | None, *, confirmed: bool, goals: bool) -> Phrase:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from ropeway.bench.find_max import Verdict
 from ropeway.bench.highest import HighestRate
 from ropeway.bench.ladder import Ladder, Step
 from ropeway.bench.load_test import Conditions, going_on
@@ -32,7 +33,7 @@ class Shown(Protocol):
     """A measurement that is shown while it runs."""
 
     def progress(self, progress: Progress) -> None: ...
-    def end(self, measured: Measurement) -> None: ...
+    def end(self, measured: Measurement, verdict: Verdict | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
         load = going_on(step.load, [rung.load for rung in rungs]).with_recipe(way.recipe)
         step = replace(step, load=load)
         try:
-            measured = _measure(way, step, folder)
+            rung, failure = _measure(way, step, steps, rungs, folder)
         except RopewayError as error:
             if not rungs:
                 if made:
@@ -74,11 +75,10 @@ def run_sweep(way: Way, steps: Steps, folder: Path) -> tuple[Sweep, RopewayError
                 raise
             ended, failure = "failed", error
             break
-        rungs.append(Rung(step.name, step.load, measured.figures, measured.ended))
-        failure = measured.failure
-        if measured.ended == "interrupted":
+        rungs.append(rung)
+        if rung.ended == "interrupted":
             ended = "interrupted"
-        elif measured.ended == "server away":
+        elif rung.ended == "server away":
             ended = "failed"
         elif failure is not None:
             ended = "not recorded"
@@ -109,7 +109,10 @@ def document(conditions: Conditions, sweep: Sweep, folder: Path) -> Mapping[str,
     return {**conditions.as_json(), **sweep.as_json(), "folder": str(folder)}
 
 
-def _measure(way: Way, step: Step, folder: Path) -> Measurement:
+def _measure(
+    way: Way, step: Step, steps: Steps, before: Sequence[Rung], folder: Path
+) -> tuple[Rung, RopewayError | None]:
+    """Make the next measurement; return it, and why it could not be recorded."""
     with way.show(step) as shown:
         measured = measure(
             way.endpoint,
@@ -120,8 +123,10 @@ def _measure(way: Way, step: Step, folder: Path) -> Measurement:
             on_progress=shown.progress,
             stopped=way.stopped,
         )
-        shown.end(measured)
-    return measured
+        rung = Rung(step.name, step.load, measured.figures, measured.ended)
+        searches = isinstance(steps, HighestRate)
+        shown.end(measured, steps.verdict([*before, rung]) if searches else None)
+    return rung, measured.failure
 
 
 def _summed_up(steps: Steps, rungs: Sequence[Rung], ended: Ended) -> Sweep:

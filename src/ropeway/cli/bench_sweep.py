@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import click
 
-from ropeway.bench.highest import HighestRate
+from ropeway.bench.find_max import Verdict
+from ropeway.bench.highest import HighestRate, in_words
 from ropeway.bench.ladder import Ladder, Step
 from ropeway.bench.load_test import Conditions, LoadTest
 from ropeway.bench.measure import Means, Measurement
@@ -100,11 +101,15 @@ class _Shown:
         """Show how far it is."""
         self._line.tick(self._step.detail(str(progress), self._line.seconds), log_every_s=5.0)
 
-    def end(self, measured: Measurement) -> None:
-        """Show how it ended."""
+    def end(self, measured: Measurement, verdict: Verdict | None) -> None:
+        """Show how it ended, and what it says of its rate."""
         summary = measured.figures.summary
         if measured.ended not in ("complete", "time limit"):
             self._line.warn(measured.ended)
+        elif verdict == "holds":
+            self._line.ok(in_words(verdict))
+        elif verdict is not None:
+            self._line.warn(in_words(verdict))
         elif summary.failed:
             self._line.warn("some failed")
         else:
