@@ -84,8 +84,7 @@ RUNGS = (
     rung(1, TIMINGS[::2]),
     rung(8, [*TIMINGS[::2], *BROKEN]),
 )
-SOUGHT = Found(None, False, None, 0.99, phrase("throughput"))
-SWEEP = Sweep("clients", (doubted(RUNGS[0]), *RUNGS[1:]), "complete", found=SOUGHT)
+SWEEP = Sweep("clients", (doubted(RUNGS[0]), *RUNGS[1:]), "complete")
 FULL = LoadReport(
     conditions=CONDITIONS,
     command=COMMAND,
@@ -291,6 +290,57 @@ def test_a_sweep_has_the_same_figures_on_its_page_as_on_the_terminal() -> None:
     assert [one.asked("rate") for one in rungs_of(sweep)] == [3, 9], "not those without a rate"
     assert "TTFT counts from when requests were due." in text
     assert "TTFT counts" not in text_of(replace(PLAIN, figures=None, sweep=SWEEP))
+
+
+def searched() -> Sweep:
+    """A rate that held twice, with twice as many tokens a second, and a higher one that failed."""
+    probes = [
+        replace(rung(asked, timings, by="rate"), name=name)
+        for name, asked, timings in (
+            ("probe-1", 24.7138, TIMINGS[::2]),
+            ("probe-2", 30.8923, TIMINGS),
+            ("confirm-3", 24.7138, TIMINGS),
+        )
+    ]
+    verdicts = {one.name: phrase("holds") for one in probes} | {"probe-2": phrase("missed")}
+    found = Found(
+        24.7138,
+        True,
+        30.8923,
+        0.99,
+        phrase("the highest rate that is sustained: {rate:.4g} requests/s", rate=24.7138),
+        verdicts,
+        (phrase("add `--find-max`"),),
+    )
+    return Sweep("rate", tuple(probes), "complete", found=found)
+
+
+def test_the_page_of_a_search_has_its_verdicts_and_what_it_found() -> None:
+    report = replace(PLAIN, figures=None, sweep=searched())
+    text = text_of(report)
+    assert text.count("the highest rate that is sustained: 24.71 requests/s") == 1
+    assert "Not to be trusted as it is: add --find-max" in text
+    assert "The most output" not in text
+    assert "24.7138" not in text
+    assert [row.split()[0] for row in re.findall(r"(?:holds|missed) (?:yes|no)", text)] == [
+        "holds", "holds", "missed",
+    ]  # fmt: skip
+    assert "达标" in render_html(report, "zh")
+    assert "verdict" not in text_of(replace(report, sweep=replace(searched(), found=None)))
+
+
+def test_probes_of_one_rate_are_dots_at_one_place_of_a_line() -> None:
+    sweep = searched()
+    curve = curve_of(sweep.rungs, "rate")
+    assert curve
+    assert [label for _, label in curve.ticks] == ["24.71", "30.89"]
+    (output,) = curve.charts[0].lines
+    assert [at for at, _ in output.dots] == pytest.approx([0.0, 0.0, 100.0])
+    ((first, last),) = [segment.split() for segment in output.segments]
+    low, high, _ = (y for _, y in output.dots)
+    assert float(first.split(",")[1]) == pytest.approx(100 - (low + high) / 2, abs=0.01)
+    assert low != pytest.approx(high)
+    assert last.startswith("100.00,")
 
 
 def test_a_sweep_by_itself_has_a_page() -> None:

@@ -5,7 +5,7 @@ In points x and y go from 0 to 100, y downwards.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import log10
 
 from ropeway.bench.figures import Course, Quantiles, Steady, Summary
@@ -13,7 +13,7 @@ from ropeway.bench.rungs import By, Rung
 from ropeway.bench.samples import Sample
 from ropeway.bench.stats import quantile
 from ropeway.report.compare import axis, curve_points, ticks_of
-from ropeway.report.figures import digits, percent
+from ropeway.report.figures import asked, digits, percent
 
 # An axis ends here at the latest: one outlier would press all others against its beginning.
 _EDGE = 1.5
@@ -167,7 +167,7 @@ def curve_of(rungs: Sequence[Rung], by: By) -> Curve | None:
         return None
     every = [rung.asked(by) for rung in ordered]
     place = _places(every)
-    places = [place(asked) for asked in every]
+    places = [place(value) for value in every]
     rows: dict[str, dict[str, list[float | None]]] = {
         "output": {"output": [rung.tokens_per_s for rung in ordered]}
     }
@@ -186,7 +186,7 @@ def curve_of(rungs: Sequence[Rung], by: By) -> Curve | None:
             for name in ("p50", "p99")
         }
         charts.append(replace(_over_rungs(key, places, values), unit=unit))
-    ticks = tuple((place(asked), f"{asked:,.6g}") for asked in every)
+    ticks = sorted({(place(value), asked(value, by)) for value in every})
     return Curve(by, _apart(ticks), tuple(chart for chart in charts if chart.lines))
 
 
@@ -218,7 +218,10 @@ def _line(
     *,
     dots: bool = False,
 ) -> Line:
-    """Return a line that is broken where nothing is known."""
+    """Return a line that is broken where nothing is known.
+
+    With `dots` it goes through the mean of the values that have the same place.
+    """
     parts: list[list[tuple[float, float]]] = [[]]
     for place, value in zip(places, values, strict=True):
         if value is None:
@@ -227,7 +230,16 @@ def _line(
             parts[-1].append((place, value))
     known = [part for part in parts if part]
     marks = tuple((place, _at(value, top)) for part in known for place, value in part)
-    return Line(name, tuple(_points(part, top) for part in known), marks if dots else ())
+    if dots:
+        return Line(name, tuple(_points(_means(part), top) for part in known), marks)
+    return Line(name, tuple(_points(part, top) for part in known))
+
+
+def _means(points: Sequence[tuple[float, float]]) -> Iterable[tuple[float, float]]:
+    """Yield each place once, with the mean of its values."""
+    for place, group in groupby(points, key=lambda point: point[0]):
+        values = [value for _, value in group]
+        yield place, sum(values) / len(values)
 
 
 def _points(points: Iterable[tuple[float, float]], top: float) -> str:
@@ -279,7 +291,7 @@ def _places(asked: Sequence[float]) -> Callable[[float], float]:
     return lambda value: 100 * (scale(value) - begin) / (end - begin) if end > begin else 50.0
 
 
-def _apart(ticks: Ticks) -> Ticks:
+def _apart(ticks: Iterable[tuple[float, str]]) -> Ticks:
     """Return the ticks, without the labels that would touch the one before them."""
     shown: list[tuple[float, str]] = []
     free = 0.0

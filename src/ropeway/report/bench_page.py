@@ -33,7 +33,7 @@ from ropeway.report.bench import (
 )
 from ropeway.report.bench_charts import TimeLine, curve_of, spreads_of, time_line
 from ropeway.report.compare import when
-from ropeway.report.figures import milliseconds, percent, rate, seconds
+from ropeway.report.figures import asked, milliseconds, percent, rate, seconds
 from ropeway.report.page import prose, render_page
 from ropeway.units import counted
 
@@ -104,6 +104,7 @@ def render_html(report: LoadReport, language: str = "en") -> str:
         "bench.html.j2",
         {
             "rate": rate,
+            "asked": asked,
             "ms": lambda s: milliseconds(None if s is None else s * 1000),
             "sec": seconds,
             "pct": percent,
@@ -137,7 +138,8 @@ def render_html(report: LoadReport, language: str = "en") -> str:
         spreads=spreads_of(course, summary) if course and summary else (),
         time=_time_line(course, summary, report) if course and summary else None,
         sweep=sweep,
-        remarks=[one.sentence for one in (sweep.knee, sweep.found) if one] if sweep else [],
+        remarks=[sweep.knee.sentence] if sweep and sweep.knee else [],
+        found=sweep.found if sweep else None,
         rungs=rungs,
         best=max(rungs, key=lambda rung: rung.tokens_per_s, default=None),
         curve=curve_of(rungs, sweep.by) if sweep else None,

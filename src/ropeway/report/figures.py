@@ -20,6 +20,11 @@ def rate(per_second: float | None) -> str:
     return NONE if per_second is None else digits(per_second)
 
 
+def asked(value: float, by: str) -> str:
+    """Return the number of clients, or the rate, that was asked for, as tables name it."""
+    return f"{value:,.0f}" if by == "clients" else f"{value:.4g}"
+
+
 def milliseconds(ms: float | None) -> str:
     """Return a latency given in ms: 0.42 → "0.42 ms", 312.4 → "312 ms", 3120 → "3.12 s"."""
     if ms is None:

@@ -12,7 +12,7 @@ from ropeway.bench.load_test import NOT_STATED, Conditions
 from ropeway.bench.rungs import Rung, Sweep
 from ropeway.phrases import Phrase, phrase
 from ropeway.report.chinese import in_language
-from ropeway.report.figures import NONE, digits, milliseconds, percent, rate
+from ropeway.report.figures import NONE, asked, digits, milliseconds, percent, rate
 from ropeway.report.line import one_line
 from ropeway.report.table import ByWidth, prose, table
 
@@ -107,8 +107,8 @@ def _columns(sweep: Sweep, *, wide: bool) -> list[_Column]:
     rungs, found = sweep.rungs, sweep.found
     goals = any(rung.goodput for rung in rungs)
     by_rate = any(rung.load.rate for rung in rungs)
-    asked = phrase("asked requests/s") if by_rate else phrase("clients")
-    columns = [_Column(asked, lambda rung: _asked(rung, by_rate=by_rate))]
+    title = phrase("asked requests/s") if by_rate else phrase("clients")
+    columns = [_Column(title, lambda rung: _asked(rung, by_rate=by_rate))]
     columns.append(_Column(phrase("requests/s"), lambda rung: rate(rung.requests_per_s)))
     if wide or not (goals or found):
         columns.append(_Column(phrase("in flight"), lambda rung: digits(rung.concurrency)))
@@ -143,7 +143,7 @@ def _latencies(name: str, of: Callable[[Rung], Quantiles | None]) -> Sequence[_C
 
 def _asked(rung: Rung, *, by_rate: bool) -> str:
     load = rung.load
-    said = f"{load.rate:.4g}" if load.rate is not None else f"{load.clients:,}"
+    said = asked(rung.asked("rate"), "rate") if by_rate else asked(load.clients, "clients")
     if by_rate and load.rate is None:
         said = NONE  # the first runs of `--find-max` are closed loops
     marks = "" if rung.figures.summary.steady else "~"
