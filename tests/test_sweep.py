@@ -485,17 +485,40 @@ def test_the_highest_rate_is_searched_and_each_probe_kept(
     }  # fmt: skip
 
 
-@pytest.mark.real_time
-def test_each_probe_says_in_its_line_what_came_of_it(
+def test_each_probe_says_in_its_line_what_came_of_it(tmp_path: Path) -> None:
+    """And a search that is broken off then keeps what it knows."""
+    folder, pipe = tmp_path / "r", subprocess.PIPE
+    argv = (*INTERRUPTIBLE, sys.executable, "-m", "ropeway", "bench", "--find-max")
+
+    def verdicts() -> dict[str, str]:
+        path = folder / "sweep.json"
+        return read(path)["found"]["verdicts"] if path.exists() else {}
+
+    with running(replace(FAST, capacity=2, ttft_s=0.05)) as fake:
+        more = (*SMALL, "--url", fake.url, "--clients", "16", "--slo", "e2e=500ms")
+        more = (*more, "--requests", "30", "--out", str(folder))
+        with subprocess.Popen((*argv, *more), stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                wait_for(lambda: len({said == "holds" for said in verdicts().values()}) > 1)
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=SECONDS)
+            finally:
+                process.kill()
+    assert process.returncode == 130, err
+    ends = re.findall(r"^(ok|warn) +(?:try|confirm) .* s  ([^\d\n]+)$", err, re.M)
+    known = [*verdicts().values()]
+    assert [said for _, said in ends][: len(known)] == known
+    assert all((mark == "ok") is (said == "holds") for mark, said in ends)
+    assert "held in a probe, and were not confirmed" in out
+
+
+def test_why_no_rate_was_found_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running(replace(FAST, capacity=2, ttft_s=0.05)) as fake:
-        argv = ("bench", "--url", fake.url, *SMALL, "--clients", "16", "--requests", "30")
-        exit_code([*argv, "--find-max", "--slo", "e2e=500ms", "--out", str(tmp_path / "r")])
-    found = read(tmp_path / "r" / "sweep.json")["found"]
-    ends = re.findall(
-        r"^(ok|warn) +(?:try|confirm) .* s  ([^\d\n]+)$", capsys.readouterr().err, re.M
-    )
-    assert [verdict for _, verdict in ends] == [*found["verdicts"].values()]
-    assert all((mark == "ok") is (verdict == "holds") for mark, verdict in ends)
-    assert len({mark for mark, _ in ends}) == 2
+    with running(FAST) as fake:
+        argv = ("bench", "--url", fake.url, *SMALL, "--out", str(tmp_path / "r"))
+        assert exit_code([*argv, "--find-max", "--slo", "e2e=1ms"]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("no rate meets the goals: a request that is alone misses them") == 1
+    assert "no rate meets the goals" not in said.err
+    assert "`--find-max` has confirmed no rate" in said.err

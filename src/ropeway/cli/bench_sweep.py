@@ -138,7 +138,8 @@ def _report(
     screen.answer(sweep_record(sweep, str(folder), screen.language))
     screen.result(document(conditions, sweep, folder))
     if sweep.ended == "complete" and sweep.found is not None and not sweep.found.confirmed:
-        screen.error(EndpointError(sweep.found.sentence))
+        # Why stands in the record, just above.
+        screen.error(EndpointError(phrase("`--find-max` has confirmed no rate")))
     failed = sum(rung.figures.summary.failed for rung in sweep.rungs)
     requests = sum(rung.figures.summary.requests for rung in sweep.rungs)
     if sweep.found is None and failed:
