@@ -124,8 +124,8 @@ def _measure(
             stopped=way.stopped,
         )
         rung = Rung(step.name, step.load, measured.figures, measured.ended)
-        searches = isinstance(steps, HighestRate)
-        shown.end(measured, steps.verdict([*before, rung]) if searches else None)
+        newest = steps.verdict([*before, rung]) if isinstance(steps, HighestRate) else None
+        shown.end(measured, newest)
     return rung, measured.failure
 
 
