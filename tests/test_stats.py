@@ -1,6 +1,7 @@
 """The figures of a run, from its timings alone."""
 
 from dataclasses import replace
+from heapq import heappop, heappush
 
 import pytest
 
@@ -113,6 +114,27 @@ def test_too_few_requests_have_no_steady_part() -> None:
     load = LoadTest(input_tokens=10, output_tokens=10, clients=30, requests=40)
     assert summarise(steady_run(), load).steady is None
     assert summarise([], load).steady is None
+
+
+def closed_loop(requests: int, took: float) -> list[Timing]:
+    """Forty clients, whose answers take from `took` seconds to twice as long, in no step."""
+    timings, free = [], [0.0] * 40
+    for number in range(requests):
+        sent = heappop(free)
+        ended = sent + took * (1 + number % 40 / 40)
+        heappush(free, ended)
+        timings.append(timing(sent, sent, ended, 2, chunks=((sent, 1), (ended, 1))))
+    return timings
+
+
+@pytest.mark.parametrize(
+    ("requests", "took", "steady"), [(105, 1.0, False), (140, 1.0, True), (140, 0.02, False)]
+)
+def test_a_steady_part_is_no_shorter_than_an_answer_and_than_a_step_of_tokens(
+    requests: int, took: float, *, steady: bool
+) -> None:
+    load = LoadTest(input_tokens=10, output_tokens=2, clients=40, requests=requests)
+    assert (summarise(closed_loop(requests, took), load).steady is not None) == steady
 
 
 def test_an_open_loop_has_times_from_when_requests_were_due() -> None:

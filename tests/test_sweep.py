@@ -70,7 +70,7 @@ def test_each_value_gets_a_load_with_a_steady_part_and_prompts_of_its_own() -> N
     while (step := ladder.next(LOAD, rungs)) is not None:
         loads.append(step.load)
         rungs.append(rung(step.load, [timing(n, n + 0.1, n + 1.0, 8) for n in range(9)]))
-    assert [(load.clients, load.requests) for load in loads] == [(1, 34), (8, 48), (256, 544)]
+    assert [(load.clients, load.requests) for load in loads] == [(1, 35), (8, 56), (256, 800)]
     assert len({load.fresh for load in loads}) == 3
 
 

@@ -53,7 +53,8 @@ class Steady:
 
     It begins when as many requests have ended as there are clients, so that what the opening burst
     waited for is over, and ends when the last request is sent, since fewer and fewer are in flight
-    from then on. Latencies are of the requests sent in it, rates of what arrived in it.
+    from then on. Latencies are of the requests sent in it, rates of what arrived in it. There is
+    none with fewer than 20 requests sent in it, or shorter than these take on average.
 
     concurrency  requests in flight, on average
     goodput      of the requests sent in it; None: there are no goals
@@ -114,7 +115,7 @@ class Summary:
                    that was asked for was not reached
     late_busy      those of them for which no client was free for so long; the others waited for a
                    connection to be made, or for the load generator
-    steady         figures of the steady part; None: too few requests were sent in it
+    steady         figures of the steady part; None: it was too short
     cached_share   of `input_tokens`, those from the server's prefix cache; None: it told of none.
                    A server that tells leaves out what is 0
     goodput        requests that met every goal; None: there are no goals

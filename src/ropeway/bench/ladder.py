@@ -8,11 +8,11 @@ from ropeway.bench.load_test import LoadTest
 from ropeway.bench.rungs import By, Rung
 from ropeway.errors import Refused
 from ropeway.phrases import Phrase, phrase
-from ropeway.spec.model import REQUESTS_PER_CLIENT
 from ropeway.units import counted, format_seconds
 
-# Requests in a steady part, beside those of its ramp-up, where their number is not given.
-_STEADY = 32
+# Requests of each client where their number is not given: of the ramp-up, of the time of an answer
+# in between, and of the end; and so many in all besides, since clients are not in step.
+_WAVES, _STEADY = 3, 32
 # At a rate: the fewest requests, seconds, and answers one after the other.
 _FEWEST, _SECONDS, _ANSWERS = 100, 30.0, 6.0
 
@@ -64,7 +64,7 @@ class Ladder:
             requests = self.requests or _requests_at(value, rungs)
             return replace(load, rate=value, requests=requests, fresh=load.fresh + at)
         clients = int(value)
-        requests = self.requests or max(REQUESTS_PER_CLIENT * clients, 2 * clients + _STEADY)
+        requests = self.requests or _WAVES * clients + _STEADY
         return replace(load, clients=clients, requests=requests, fresh=load.fresh + at)
 
 

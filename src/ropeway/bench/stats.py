@@ -139,13 +139,20 @@ def summary_of(columns: Columns, load: LoadTest) -> Summary:
 
 
 def _steady(columns: Columns, load: LoadTest) -> Steady | None:
-    """Return the figures of the steady part; None where too few requests were sent in it."""
+    """Return the figures of the steady part; None where it is too short.
+
+    In less time than an answer takes, a rate depends on which piece of the answers was caught: with
+    clients in step all their first tokens, or none.
+    """
     begins, ends = _window(columns, load)
     inside = [at for at, sent in enumerate(columns.sent) if begins <= sent < ends]
     if len(inside) < _FEWEST_STEADY:
         return None
     # Tokens are placed in steps, so the window's ends are moved to steps.
     first, last = math.ceil(begins / PLACE_S), int(ends / PLACE_S)
+    e2e = _quantiles(columns.e2e[at] for at in inside)
+    if last <= first or (e2e is not None and ends - begins < e2e.mean):
+        return None
     tokens = sum(count for place, count in columns.tokens.items() if first <= place < last)
     ended = zip(columns.ended, columns.good, strict=True)
     finished = sum(1 for at, good in ended if good and begins <= at < ends)
@@ -154,12 +161,12 @@ def _steady(columns: Columns, load: LoadTest) -> Steady | None:
         begins_s=begins,
         ends_s=ends,
         requests=len(inside),
-        output_tokens_per_s=tokens / ((last - first) * PLACE_S) if last > first else 0.0,
+        output_tokens_per_s=tokens / ((last - first) * PLACE_S),
         requests_per_s=finished / seconds,
         concurrency=_in_flight(columns, begins, ends),
         ttft_s=_quantiles(columns.ttft[at] for at in inside),
         tpot_s=_quantiles(columns.tpot[at] for at in inside),
-        e2e_s=_quantiles(columns.e2e[at] for at in inside),
+        e2e_s=e2e,
         goodput=_goodput([columns.met[at] for at in inside] if columns.met else [], seconds),
         trend=trend_of(_from_due(columns), begins, ends) if load.rate is not None else None,
         due=sum(begins <= due < ends for due, _ in _from_due(columns)) if load.is_open else None,
