@@ -369,6 +369,30 @@ def test_what_cannot_be_sent_is_refused_and_nothing_is(
 
 
 @pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("hello world\n", "the line cannot be read: it is not JSON at byte 0"),
+        ('{"prompt": \n', "the line cannot be read: it is JSON that ends too early"),
+        ("3\n", "the line cannot be read: it is `int` in JSON, and no object"),
+    ],
+)
+def test_prompts_in_another_format_are_refused_with_those_that_are_read(
+    text: str, what: str, bench: Run, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "p.txt").write_text(text)
+    document, _ = bench("--prompts", "p.txt", code=2)
+    error = document["error"]
+    assert (error["what"], error["where"]) == (what, "p.txt:1")
+    assert error["hint"].startswith('prompts are read from JSON lines such as `{"prompt": "…"}`')
+    with running(FAST) as fake:
+        args = ["bench", "--url", fake.url, "--prompts", "p.txt", "--lang", "zh"]
+        assert exit_code(args) == 2
+    told = capsys.readouterr().err
+    assert "无法解析该行：" in told
+    assert "JSON is malformed" not in told
+
+
+@pytest.mark.parametrize(
     "args", [("--input-tokens", "9-2"), ("--images", "99"), ("--image-size", "0x5"),
              ("--image-size", "9000x5"), ("--duration", "0")],
 )  # fmt: skip

@@ -175,6 +175,22 @@ def test_a_run_with_prompts_of_a_file_is_compared_with_and_its_rows_are_not_sent
         assert any("`files_sha256` is" in line for line in error["evidence"])
 
 
+def test_what_a_recorded_run_sent_to_another_server_is_in_no_cache_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "p.jsonl", 8)
+    small = ("--clients", "2", "--requests", "80", "--warmup", "0", "--output-tokens", "4")
+    with running(FAST) as fake, running(FAST) as other:
+        args = ["bench", "--url", fake.url, *small, "--prompts", "p.jsonl", "-q", "--out", "before"]
+        assert exit_code(args) == 0
+        for url, times in ((other.url, "10.0"), (fake.url, "20.0")):
+            capsys.readouterr()
+            assert exit_code(["compare", "--url", url, "--against", "before", "--json"]) == 0
+            prompts = read_document(capsys.readouterr().out)["load"]["prompts"]
+            assert f"each is sent {times} times" in prompts
+
+
 @pytest.mark.parametrize(
     ("flags", "what"),
     [

@@ -24,10 +24,12 @@ from ropeway.bench.versus import (
     in_turns,
     interval_of_mean,
     judge,
+    said,
     shared_level,
     t_quantile,
 )
 from ropeway.endpoint.stream import Failure, Timing
+from ropeway.report.chinese import in_language
 from timings import timing
 
 
@@ -300,3 +302,24 @@ def test_what_was_cut_off_counts_its_tokens_and_is_no_failure() -> None:
     (only,) = blocks([*whole, *broken], steady(10.05, 90.05, 80), 1, 1)
     assert only.failed == 1
     assert only.output_tokens_per_s == pytest.approx((800 + 5) / 80)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "between"),
+    [
+        (0.672, 1.011, "between 32.8% slower and 1.1% faster"),
+        (1.002, 1.009, "between 0.2% and 0.9% faster"),
+        (0.991, 0.998, "between 0.2% and 0.9% slower"),
+    ],
+)
+def test_where_no_difference_was_found_it_is_said_how_large_one_may_be(
+    low: float, high: float, between: str
+) -> None:
+    words = said("no difference found", Interval(1.0, low, high, 0.386), "a", "b")
+    assert words == (
+        f"no difference found between a and b: b is {between}; these rounds would find one of 38.6%"
+        " or more"
+    )
+    shown = in_language(words, "zh")
+    assert "between" not in shown
+    assert "38.6%" in shown

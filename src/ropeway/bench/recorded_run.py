@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -12,9 +13,10 @@ from ropeway.bench.rounds import blocks, blocks_need
 from ropeway.bench.rungs import WHOLE
 from ropeway.bench.sides import Side
 from ropeway.bench.stats import summarise
+from ropeway.bench.sweep import RESULT
 from ropeway.bench.versus import FEWEST_ROUNDS
 from ropeway.errors import Refused, reason_of
-from ropeway.outside import parse_json, read_bounded
+from ropeway.outside import is_there, parse_json, read_bounded
 from ropeway.phrases import phrase
 
 _CONDITIONS = "conditions.json"
@@ -29,6 +31,8 @@ _BROKEN_OFF = {
 def read_conditions(folder: Path) -> Conditions:
     """Return the conditions of a run. Raises Refused for a folder that is none of a run."""
     path = folder / _CONDITIONS
+    if not is_there(path):
+        _refuse_several(folder)
     try:
         document: Any = parse_json(read_bounded(path, _LONGEST))
         if document["schema"] != SCHEMA:
@@ -44,6 +48,26 @@ def read_conditions(folder: Path) -> Conditions:
         phrase("this is no run of `ropeway bench`: {why}", why=why),
         where=str(path),
         hint=phrase("name a folder with conditions.json and timings.jsonl in it"),
+    )
+
+
+def _refuse_several(folder: Path) -> None:
+    """Raise Refused, with the first of them, for a folder that has runs in its folders."""
+    of_sweep = is_there(folder / RESULT)
+    try:
+        runs = [one.parent for at in ("*", "*/*") for one in folder.glob(f"{at}/{_CONDITIONS}")]
+    except OSError:
+        return
+    if not runs:
+        return
+    # Shorter names first: a load of 8 comes before one of 16.
+    first = min(runs, key=lambda run: (len(run.parts), len(run.name), run.name))
+    raise Refused(
+        phrase("this is a sweep") if of_sweep else phrase("this folder holds several runs"),
+        where=str(folder),
+        hint=phrase("name one of its loads: {run}", run=quote(str(first)))
+        if of_sweep
+        else phrase("name one of them: {run}", run=quote(str(first))),
     )
 
 

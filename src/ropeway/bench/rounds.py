@@ -202,18 +202,18 @@ def how_judged(rounds: int, *, turns: bool) -> Phrase:
     if turns:
         return phrase(
             "Rounds were taken in turns, every other time in the opposite order. All verdicts"
-            " together hold with {level:.1%}; faster and slower are said only where the whole"
-            " interval is beyond {least:.0%}. The number of rounds, {rounds}, was set before the"
-            " first.",
+            " together hold with {level:.1%} confidence; faster and slower are said only where the"
+            " whole interval is beyond {least:.0%}. The number of rounds, {rounds}, was set before"
+            " the first.",
             level=LEVEL,
             least=LEAST_IN_TURNS,
             rounds=rounds,
         )
     return phrase(
         "These were measured one after the other: what the machines did differently in between is"
-        " in no interval. But for that, all verdicts together hold with {level:.1%}; faster and"
-        " slower are said only where the whole interval is beyond {least:.0%}. The number of"
-        " rounds, {rounds}, was set before the first.",
+        " in no interval. But for that, all verdicts together hold with {level:.1%} confidence;"
+        " faster and slower are said only where the whole interval is beyond {least:.0%}. The"
+        " number of rounds, {rounds}, was set before the first.",
         level=LEVEL,
         least=LEAST_APART,
         rounds=rounds,

@@ -52,7 +52,8 @@ class SideComparison:
 
     load    of each round; where not in turns, of each run that was cut into rounds, the last of
             them where its number of requests or the like differs
-    rounds  of each side, as was decided before the first
+    rounds  of each side, as was decided before the first; where not in turns, those that the
+            longest run was cut into
     turns   the n-th rounds of all were measured one right after the other
     ended   early, if so: `failed` when an endpoint did
     """
@@ -120,7 +121,7 @@ class SideComparison:
                     else phrase("All got the same new prompts in a round.")
                 )
         else:
-            yield how_judged(max(len(side.rounds) for side in self.sides), turns=False)
+            yield how_judged(most_rounds(self.sides), turns=False)
             yield phrase("Rounds are pieces of the steady part of one run each.")
         if self.ended != "complete":
             yield phrase(
@@ -143,6 +144,19 @@ class SideComparison:
                     )
 
 
+def most_rounds(sides: Sequence[Side]) -> int:
+    """Return how many rounds the side with most has."""
+    return max((len(side.rounds) for side in sides), default=0)
+
+
+def lots_at(url: str, load: LoadTest, recorded: Sequence[Side]) -> int:
+    """Return how many lots of the rows in a load's files a server gets: of this load, and before.
+
+    What recorded runs sent to other servers is in no cache of this one.
+    """
+    return load.fresh + 1 if any(side.conditions.url == url for side in recorded) else 1
+
+
 def side_names(urls: Sequence[str], names: Sequence[str], runs: Sequence[str]) -> list[str]:
     """Return the names of endpoints: `names` in their order, without any their URLs.
 
@@ -157,7 +171,7 @@ def side_names(urls: Sequence[str], names: Sequence[str], runs: Sequence[str]) -
     if names and len(names) != len(urls):
         raise Refused(
             phrase(
-                "`--name` is given {names} times and `--url` {urls} times",
+                "`--name` and `--url` do not match: {names:,} and {urls:,}",
                 names=len(names),
                 urls=len(urls),
             ),

@@ -140,14 +140,23 @@ def said(verdict: Verdict, interval: Interval, first: str, second: str) -> Phras
             high=1 - low,
         )
     return phrase(
-        "no difference found between {first} and {second} ({low:+.1%} to {high:+.1%}); one of"
-        " {least:.1%} would have been",
+        "no difference found between {first} and {second}: {second} is {between}; these rounds"
+        " would find one of {least:.1%} or more",
         first=first,
         second=second,
-        low=low - 1,
-        high=high - 1,
+        between=_between(low - 1, high - 1),
         least=interval.found_from,
     )
+
+
+def _between(low: float, high: float) -> Phrase:
+    """Return where a difference lies, as people say it; `low`, `high`: shares, faster above 0."""
+    low, high = round(low, 3), round(high, 3)
+    if low > 0:
+        return phrase("between {low:.1%} and {high:.1%} faster", low=low, high=high)
+    if high < 0:
+        return phrase("between {low:.1%} and {high:.1%} slower", low=-high, high=-low)
+    return phrase("between {low:.1%} slower and {high:.1%} faster", low=abs(low), high=abs(high))
 
 
 def _within(t: float, freedom: int) -> float:

@@ -16,7 +16,15 @@ from ropeway.bench.prompts import Recipe
 from ropeway.bench.record import holds_a_run, recorded, write_json
 from ropeway.bench.recorded_run import side_of_run
 from ropeway.bench.run import prepare, stopped_by_interrupt
-from ropeway.bench.sides import Ended, Side, SideComparison, check_alike, side_names
+from ropeway.bench.sides import (
+    Ended,
+    Side,
+    SideComparison,
+    check_alike,
+    lots_at,
+    most_rounds,
+    side_names,
+)
 from ropeway.bench.turns import Contender, Turns, lots_of
 from ropeway.cli.endpoint import key_of, tell_rehearsal
 from ropeway.cli.files import run_folder, write_report
@@ -76,7 +84,7 @@ def compare_sides(flags: SideFlags, out: Path | None, screen: Screen) -> Compare
         load = going_on(replace(load, fresh=0), [side.conditions.load for side in old])
     else:
         load = replace(load, fresh=int(time.time()))  # no earlier run has sent such prompts
-    contenders, recipe = _prepared(flags, names, load, screen)
+    contenders, recipe = _prepared(flags, names, load, old, screen)
     if contenders:
         _check_all(contenders[0].conditions.load, contenders[0].name, old)
     folder = run_folder("compare", out)
@@ -91,7 +99,7 @@ def compare_sides(flags: SideFlags, out: Path | None, screen: Screen) -> Compare
             sides, ended, failure = _sides(turns), turns.ended, turns.failure
     comparison = SideComparison(
         load=sides[-1].conditions.load,
-        rounds=flags.rounds,
+        rounds=most_rounds(sides) if old else flags.rounds,
         turns=not old,
         sides=sides,
         ended=ended,
@@ -122,7 +130,7 @@ def _check_all(load: LoadTest, name: str, old: Sequence[Side]) -> None:
 
 
 def _prepared(
-    flags: SideFlags, names: Sequence[str], load: LoadTest, screen: Screen
+    flags: SideFlags, names: Sequence[str], load: LoadTest, old: Sequence[Side], screen: Screen
 ) -> tuple[list[Contender], Recipe | None]:
     """Ask each endpoint for its model; return them, and one recipe for all.
 
@@ -138,13 +146,13 @@ def _prepared(
         return found, None
     least = min(range(len(models)), key=lambda at: models[at].context or math.inf)
     _, recipe = asyncio.run(prepare(endpoints[least], models[least].name, load))
-    lots = None if flags.against else lots_of(flags.rounds, urls)
     for number, (name, endpoint, served) in enumerate(
         zip(names, endpoints, models, strict=True), start=1
     ):
         if number - 1 != least:
             asyncio.run(prepare(endpoint, served.name, load, recipe=recipe))
         tell_rehearsal([served], endpoint, screen)
+        lots = lots_at(endpoint.url, load, old) if old else lots_of(flags.rounds, urls)
         conditions = Conditions(
             load=load.with_recipe(recipe, lots),
             url=endpoint.url,

@@ -12,6 +12,7 @@ that the user names, are pictures of it.
 """
 
 import os
+import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -397,7 +398,18 @@ def _not_json(item: Item, error: ValueError) -> Fault:
     hint = None
     if start == b"[" or item == b"{":
         hint = phrase("each line is an object of its own: `jq -c '.[]'` makes lines of an array")
-    return Fault("json", phrase("the line cannot be read: {why}", why=str(error)), hint)
+    return Fault("json", phrase("the line cannot be read: {why}", why=_why(str(error))), hint)
+
+
+def _why(error: str) -> str:
+    """Return what msgspec says of a line, as a sentence that has its Chinese, where it is known."""
+    if found := re.match(r"JSON is malformed: .*\(byte (\d+)\)$", error):
+        return phrase("it is not JSON at byte {byte}", byte=found[1])
+    if error == "Input data was truncated":
+        return phrase("it is JSON that ends too early")
+    if found := re.fullmatch(r"Expected `object`, got `(\w+)`", error):
+        return phrase("it is `{kind}` in JSON, and no object", kind=found[1])
+    return error
 
 
 def _answer(path: str, limit: int | None, count: int | None) -> int:

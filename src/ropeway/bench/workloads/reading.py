@@ -89,7 +89,7 @@ class _Writer:
                 continue
             request = self._reader.read(item)
             if isinstance(request, Fault):
-                raise Refused(request.what, where=where, hint=request.hint)
+                raise Refused(request.what, where=where, hint=_hint(request))
             self._take_request(request, where)
         return reading.digest
 
@@ -214,6 +214,16 @@ class _Writer:
     def _answer(self, row: int) -> str:
         begin, end = self._texts[row : row + 2]
         return os.pread(self._answers.fileno(), end - begin, begin).decode()
+
+
+def _hint(fault: Fault) -> str | None:
+    if fault.hint is not None or fault.kind != "json":
+        return fault.hint
+    return phrase(
+        "prompts are read from JSON lines such as `{line}`, CSV, Parquet, requests of OpenAI's"
+        " Batch API, and ShareGPT's conversations",
+        line='{"prompt": "…"}',
+    )
 
 
 def _items(part: Part, reader: Reader) -> tuple[Reading, Iterator[tuple[int, Item]]]:
