@@ -289,6 +289,7 @@ def test_a_sweep_has_the_same_figures_on_its_page_as_on_the_terminal() -> None:
     assert " ".join(table[-2][1:]) in shown
     assert [one.asked("rate") for one in rungs_of(sweep)] == [3, 9], "not those without a rate"
     assert "TTFT counts from when requests were due." in text
+    assert "from when a request was due to its first token, of the whole measurement" in text
     assert "TTFT counts" not in text_of(replace(PLAIN, figures=None, sweep=SWEEP))
 
 
@@ -348,6 +349,11 @@ def test_a_sweep_by_itself_has_a_page() -> None:
     assert "The most output is" in text
     assert "with 64 clients." in text
     assert "0 no" in text
+    assert "together that arrived per second in the steady part" in text
+    assert "not yet answered, on average over the steady part" in text
+    assert "to the last one ended" not in text
+    assert "on average over the run" not in text
+    assert "to the last one ended" in text_of(PLAIN)
     assert "Over time" not in text
 
 
@@ -368,6 +374,8 @@ def test_its_chinese_has_no_english_sentence(report: LoadReport) -> None:
         conditions = replace(CONDITIONS, load=load, hardware="")
         report = replace(report, conditions=conditions, figures=figures(due, load, own))
     text = Page(render_html(report)).chinese
+    apart = re.findall(r"[。：；，] +[\u4e00-\u9fff“]", text.replace("本次实测", ""))
+    assert apart == [], "but for the badge"
     for name in (CONDITIONS.model, "nothing arrived for 1 s", COMMAND, CONDITIONS.url, "fake",
                  "timings.jsonl", "2 cores"):  # fmt: skip
         text = text.replace(name, "")

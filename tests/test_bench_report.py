@@ -36,6 +36,11 @@ def rows(timings: list[Timing], load: LoadTest = LOAD, ended: str = "complete") 
 FULL = replace(QUIET, cpu=0.95)
 
 
+def recorded(made: Figures, language: str = "en") -> str:
+    """What stands below the table, each part on one line."""
+    return shown(bench_record(made, CONDITIONS, folder="runs/x", language=language), 300, language)
+
+
 def bad(own: OwnShare = FULL) -> Figures:
     late = [replace(one, due=one.sent - 1) for one in [*TIMINGS, *BROKEN]]
     made = figures(late, OPEN, own)
@@ -83,16 +88,15 @@ def test_an_early_end_comes_first() -> None:
 
 def test_requests_that_were_sent_again_are_said() -> None:
     closed = replace(bad(), own=replace(bad().own, repeated=2))
-    record = bench_record(closed, CONDITIONS, folder="runs/x")
+    record = recorded(closed)
     assert "; 2 requests sent again, since the server had closed their connection" in record
-    assert "sent again" not in bench_record(bad(), CONDITIONS, folder="runs/x")
+    assert "sent again" not in recorded(bad())
 
 
 def test_what_stands_below_the_table() -> None:
     load = replace(CONDITIONS, load=OPEN)
-    lines = bench_record(bad(), load, folder="runs/x", planned=EXPECTED, page="runs/x/p").split(
-        "\n"
-    )
+    record = bench_record(bad(), load, folder="runs/x", planned=EXPECTED, page="runs/x/p")
+    lines = shown(record, width=300).rstrip("\n").split("\n")
     assert lines[1] == "84 of 86 requests started late: all 2 clients were busy"
     assert lines[2] == (
         "2 of 86 requests started late with a client free: a connection had to be made first, or"
@@ -108,7 +112,7 @@ def test_what_stands_below_the_table() -> None:
     )
     assert lines[7].startswith("doubt     the load generator was full")
     assert lines[-2:] == ["page      runs/x/p", "results   runs/x"]
-    unwritten = bench_record(figures(TIMINGS), CONDITIONS, folder="runs/x")
+    unwritten = recorded(figures(TIMINGS))
     assert "page" not in unwritten
     assert "doubt" not in unwritten
 
@@ -120,8 +124,8 @@ def test_how_wrong_it_was_where_the_truth_is_known_is_said() -> None:
         "against a known endpoint, with 16 in flight, TTFT was wrong by 2.00 ms, time per token by"
         " 0.40 ms (p99)"
     )
-    assert words in bench_record(made, CONDITIONS, folder="x")
-    assert "known endpoint" not in bench_record(figures(TIMINGS), CONDITIONS, folder="x")
+    assert words in recorded(made)
+    assert "known endpoint" not in recorded(figures(TIMINGS))
     report = LoadReport(conditions=CONDITIONS, command="x", figures=made)
     assert "(200 requests, 16 in flight, before the run)" in text_of(report)
 
@@ -137,14 +141,29 @@ def test_it_fits_the_terminal_and_loses_nothing(width: int, language: str) -> No
     assert text.count("200 ms") >= 8
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_stands_below_the_table_fits_too_and_its_paths_stay_whole(language: str) -> None:
+    folder = "runs/" + "my runs/" * 12
+    made, load = bad(), replace(CONDITIONS, load=OPEN)
+    text = shown(bench_record(made, load, folder=folder, language=language), 80, language)
+    assert folder in text
+    assert too_wide(text.replace(folder, ""), 80) == []
+    whole = shown(bench_record(made, load, folder=folder, language=language), 500, language)
+    assert "".join(text.split()) == "".join(whole.split())
+    if language == "en":
+        assert "\n" + " " * 10 in text, "under the text, and not under the name"
+        assert set(text.split()) == set(whole.split()), "no word is in two pieces"
+
+
 def test_its_chinese_has_no_english_word() -> None:
     made, conditions = bad(replace(QUIET, cpu=0.95, waited=0.5)), replace(CONDITIONS, load=OPEN)
     text = shown(bench_table(made.summary, conditions, "zh", "not recorded"), language="zh")
     text += shown(bench_table(figures(TIMINGS[:1]).summary, CONDITIONS, "zh"), language="zh")
     planned = replace(EXPECTED, beyond_measured=True)
-    text += bench_record(
+    record = bench_record(
         made, conditions, folder="runs/x", planned=planned, page="runs/x/p", language="zh"
     )
+    text += shown(record, language="zh")
     for name in (CONDITIONS.model, "fake", "2 cores", "runs/x", "`serve.layout`"):
         text = text.replace(name, "")
     words = set(re.findall(r"(?<![\w/.-])[a-z][a-z-]{3,}(?![\w/.-])", text))
@@ -152,7 +171,7 @@ def test_its_chinese_has_no_english_word() -> None:
 
 
 def test_labels_below_the_table_are_as_wide_in_chinese() -> None:
-    text = bench_record(figures(TIMINGS), CONDITIONS, folder="runs/x", language="zh")
+    text = recorded(figures(TIMINGS), "zh")
     line = next(line for line in text.splitlines() if line.endswith("runs/x"))
     assert line.startswith("结果  ")
     assert cell_len(line.removesuffix("runs/x")) == 10

@@ -1,11 +1,13 @@
 """Goals for each request: how they are read, who meets them, goodput, and latency's trend."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from queues import waits
 from ropeway.bench.arrivals import arrivals
+from ropeway.bench.asked import load_of
 from ropeway.bench.goals import Goals, parse_goals
 from ropeway.bench.load_test import LoadTest
 from ropeway.bench.prompts import WORDS, Recipe
@@ -15,6 +17,8 @@ from ropeway.bench.trend import trend_of
 from ropeway.bench.workloads.words import RandomPrompts
 from ropeway.endpoint.stream import Failure, Timing
 from ropeway.errors import Refused
+from ropeway.report.chinese import in_language
+from test_compare_loads import typed
 from timings import timing
 
 LOAD = LoadTest(input_tokens=16, output_tokens=8, clients=4, requests=8)
@@ -54,6 +58,19 @@ def test_what_is_no_goal_is_refused_with_a_hint(text: str, what: str, hint: str)
         parse_goals(text)
     assert what in refused.value.what
     assert hint in (refused.value.hint or "")
+
+
+def test_a_chinese_list_has_chinese_commas() -> None:
+    for text, refused_by in (
+        ("`other` 不是有效的目标，可用的有 ttft、tpot、e2e", partial(parse_goals, "other=2s")),
+        (
+            "`--duration`、`--requests` 互相矛盾",
+            partial(load_of, typed(requests=3, duration_s=2.0)),
+        ),
+    ):
+        with pytest.raises(Refused) as refused:
+            refused_by()
+        assert in_language(refused.value.what, "zh") == text
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_doubts_are_on_the_page_below_the_choice_in_both_languages():
     html = render_html(replace(PLAN, doubts=(doubt, "run `ropeway bench`")), when="2026-08-01")
     page = Page(html)
     assert f"Doubt:存疑： {doubt}" in page.text
-    assert "存疑： 他人实测过的并行布局中最优的是 TP4，3,929 tokens/s" in page.chinese
+    assert "存疑：他人实测过的并行布局中最优的是 TP4，3,929 tokens/s" in page.chinese
     assert "<code>ropeway bench</code>" in html
     assert page.text.index("Run DP2×TP8") < page.text.index("Doubt:") < page.text.index("3,100")
 

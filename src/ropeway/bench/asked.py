@@ -172,7 +172,10 @@ def _requests(flags: LoadFlags) -> int:
     way = parse_arrivals(flags.arrivals)
     if flags.duration_s is not None and asked is not None:
         raise Refused(
-            phrase("{flags} contradict each other", flags="`--duration`, `--requests`"),
+            phrase(
+                "{flags} contradict each other",
+                flags=joined(("`--duration`", "`--requests`"), ", "),
+            ),
             hint=phrase("leave one of the two out"),
         )
     if way.kind == "trace" and "rate" in flags.typed:

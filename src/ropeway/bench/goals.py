@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ropeway.bench.sending.answers import UNFINISHED
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import Refused
-from ropeway.phrases import phrase
+from ropeway.phrases import joined, phrase
 from ropeway.suggest import did_you_mean
 
 _NAMES = ("ttft", "tpot", "e2e")
@@ -63,7 +63,7 @@ def parse_goals(text: str) -> Goals:
         if not found:
             raise Refused(phrase("`{part}` is no goal", part=part.strip()), hint=phrase(_FORM))
         if name not in _NAMES:
-            names = ", ".join(_NAMES)
+            names = joined(_NAMES, ", ")
             raise Refused(
                 phrase("`{name}` is no goal; there are {names}", name=name, names=names),
                 hint=did_you_mean(name, _NAMES) or phrase(_FORM),

@@ -17,7 +17,7 @@ from ropeway.bench.rounds import (
 )
 from ropeway.bench.versus import LEVEL
 from ropeway.errors import Refused
-from ropeway.phrases import Phrase, phrase
+from ropeway.phrases import Phrase, joined, phrase
 
 Ended = Literal["complete", "interrupted", "failed"]
 
@@ -245,7 +245,7 @@ def _plain(value: object) -> object:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple) and value:
-        return ", ".join(map(str, value))
+        return joined(map(str, value), ", ")
     return phrase("not set") if value in (None, ()) else value
 
 
@@ -284,7 +284,7 @@ def _unlike_lengths(sides: Sequence[Side]) -> Iterator[Phrase]:
         }
         known = [length for length in lengths.values() if length]
         if known and max(known) > (1 + _SAME_LENGTH) * min(known):
-            shown = ", ".join(f"{name} {length:,.1f}" for name, length in lengths.items())
+            shown = joined((f"{name} {length:,.1f}" for name, length in lengths.items()), ", ")
             yield phrase(what, said=shown)
 
 

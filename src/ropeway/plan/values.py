@@ -291,7 +291,7 @@ def _derived(chosen: Candidate, search: Search) -> Iterator[Value]:
         rule=_gib(gpustack_bytes(request.shape, layout)),
     )
     yield Value("weights", f"{_gib(memory.weights)} GiB", weights, "config.json")
-    source = "measured here"
+    source = "measured on a CPU host"
     if request.chip:
         source = phrase("vllm-ascend {version}, from logs", version=request.traits.version)
     words = phrase("its process and its communicators")

@@ -15,7 +15,7 @@ from ropeway.plan.candidate import Expectation
 from ropeway.report.chinese import Say, in_language
 from ropeway.report.figures import NONE, milliseconds, percent, rate, seconds
 from ropeway.report.line import one_line
-from ropeway.report.table import Rows, prose, table
+from ropeway.report.table import GAP, Rows, prose, table
 from ropeway.units import counted
 
 NOT_COUNTED = phrase(
@@ -37,7 +37,7 @@ LATENCIES = {
     "due_e2e": phrase("end to end, from when due"),
 }
 QUANTILES = ("mean", "p50", "p90", "p99")
-_LABEL = 10  # cells before what stands below the table
+_LABEL = 8  # cells of the names below the table
 
 
 def bench_table(
@@ -65,8 +65,8 @@ def bench_record(
     planned: Expectation | None = None,
     page: str | None = None,
     language: str = "en",
-) -> str:
-    """What stands below the table, as plain lines that no terminal wraps.
+) -> RenderableType:
+    """What stands below the table. Paths stay on one line, so that they can be copied.
 
     folder    where the raw timings are
     planned   what the planner expected
@@ -79,14 +79,17 @@ def bench_record(
         *cached_row(summary),
         (phrase("our own"), joined(own_words(figures.own))),
         *((phrase("doubt"), doubt) for doubt in figures.doubts),
-        *([(phrase("page"), page)] if page else []),
-        (phrase("results"), folder),
     ]
+    paths = [*([(phrase("page"), page)] if page else []), (phrase("results"), folder)]
     if planned is not None:
         rows.insert(0, (phrase("plan"), plan_words(summary, planned)))
     say = partial(in_language, language=language)
-    late = map(say, late_words(summary, conditions.load))
-    return "\n".join(["", *late, *(_labelled(say(name), say(value)) for name, value in rows)])
+    return Group(
+        Text(),
+        *(prose(say(words)) for words in late_words(summary, conditions.load)),
+        Rows([(say(name), say(value)) for name, value in rows], least=_LABEL),
+        *(_path(say(name), path) for name, path in paths),
+    )
 
 
 def ended_early(ended: str) -> Phrase | None:
@@ -289,8 +292,9 @@ def stated(conditions: Conditions) -> list[str]:
     return [one_line(part) for part in what if part not in ("", NOT_STATED)]
 
 
-def _labelled(name: str, value: str) -> str:
-    return f"{name}{' ' * max(1, _LABEL - cell_len(name))}{value}"
+def _path(name: str, path: str) -> Text:
+    padding = " " * (_LABEL + GAP - cell_len(name))
+    return Text(f"{name}{padding}{path}", no_wrap=True, overflow="ignore")
 
 
 def _head(summary: Summary, conditions: Conditions, say: Say) -> list[RenderableType]:

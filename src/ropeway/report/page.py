@@ -8,6 +8,11 @@ from markupsafe import Markup, escape
 
 from ropeway.report.chinese import in_language
 
+# A blank between two texts that come in both languages, which Chinese punctuation has no use for.
+_BLANK = re.compile(
+    r'([。：；，]</span>(?:</[a-z]+>)*) ((?:<span class="[a-z]+">)?<span lang="en">)'
+)
+
 
 def render_page(
     template: str, filters: Mapping[str, Callable[..., object]], /, **values: object
@@ -27,7 +32,7 @@ def render_page(
     )
     environment.filters |= {"zh": _in_chinese, "both": _both, **filters}
     environment.globals["t"] = in_both_languages
-    return environment.get_template(template).render(values)
+    return _BLANK.sub(r"\1\2 ", environment.get_template(template).render(values))
 
 
 def _in_chinese(text: str) -> str:

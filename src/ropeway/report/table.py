@@ -12,7 +12,7 @@ from ropeway.report.line import fill, printable
 
 WIDE = 120
 _WIDEST = 24  # cells of a column before prose
-_GAP = 2  # cells between columns
+GAP = 2  # cells between columns
 
 
 def table(*titles: str, no_wrap: bool = False) -> Table:
@@ -61,12 +61,12 @@ class Rows:
         widths = [min(_WIDEST, max(cell.cell_len for cell in column)) for column in columns]
         if widths:
             widths[0] = max(self.least, widths[0])
-        begin = self.indent + sum(width + _GAP for width in widths)
+        begin = self.indent + sum(width + GAP for width in widths)
         begin = min(begin, options.max_width // 2)
         for *cells, prose in rows:
             head = Text(" " * self.indent)
             for cell, width in zip(cells, widths, strict=True):
-                head += cell + Text(" " * (max(0, width - cell.cell_len) + _GAP))
+                head += cell + Text(" " * (max(0, width - cell.cell_len) + GAP))
             first, *rest = _wrapped(prose, options.max_width - begin)
             lines = [head, first] if head.cell_len > begin else [head + first]
             lines[1:] = [Text(" " * begin) + line for line in (*lines[1:], *rest)]

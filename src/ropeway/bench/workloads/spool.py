@@ -72,7 +72,7 @@ class Spool:
             phrase(
                 "{rows} of {files}, in a random order",
                 rows=counted(rows, "row"),
-                files=", ".join(self.files),
+                files=joined(self.files, ", "),
             )
         ]
         if each is None:
