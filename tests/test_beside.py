@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from ropeway.cli.main import exit_code
 from ropeway.errors import HostError
 from ropeway.facts.ascend.npu_smi import Work, parse_work
 from ropeway.facts.npu_work import npu_work
+from ropeway.phrases import phrase
 from ropeway.report.chinese import in_language
-from ropeway.report.server_state import server_lines
+from ropeway.report.console import Screen
+from ropeway.report.server_state import server_lines, server_rows
 from ropeway.sim.faults import faulty_fleet
 from ropeway.sim.hosts import virtual_hosts
 
@@ -45,7 +48,7 @@ def test_what_the_engine_says_stands_in_the_table_the_document_and_the_folder(
     fake = fakes(SLOW, honest)
     call = ("bench", "--url", fake.url, *LOAD, "--requests", "12")
     assert exit_code([*call, "--out", str(tmp_path / "a")]) == 0
-    table = capsys.readouterr().out
+    table = re.sub(r"\n {10}", " ", capsys.readouterr().out)
     assert re.search(
         r"^server    2 requests run \(most: 2\) · 2 wait \(most: 2\) · KV", table, re.M
     )
@@ -162,3 +165,19 @@ def test_a_host_without_npu_smi_says_why() -> None:
 def test_all_of_it_has_chinese() -> None:
     (line,) = server_lines(ServerState(not_told="it has no `/metrics` of vLLM's"))
     assert in_language(line, "zh") == "服务端    未知：该地址没有 vLLM 的 `/metrics`"
+
+
+def test_its_lines_end_between_words_and_go_on_under_the_text() -> None:
+    words = "some of what the service has to say of itself was asked for in vain, " * 3
+    state = ServerState(not_told="it has no `/metrics`", notes=(phrase(words.strip()),))
+    out = StringIO()
+    screen = Screen(stdout=out, stderr=StringIO(), width=80, color="never")
+    screen.answer(server_rows(state))
+    first, second, *rest = out.getvalue().splitlines()
+    assert first == "server    not told: it has no `/metrics`"
+    assert second.startswith("note      some of")
+    assert len(rest) == 2
+    assert all(line.startswith(" " * 10) and len(line) <= 80 for line in rest)
+    assert " ".join(f"{second} {' '.join(rest)}".split()) == f"note {words.strip()}"
+    screen.answer(server_rows(state, "zh"))
+    assert "服务端    未知：" in out.getvalue()

@@ -35,9 +35,8 @@ from ropeway.plan.choice import expected
 from ropeway.plan.load import Load
 from ropeway.report.bench import bench_record, bench_table, failed_words, failure_words
 from ropeway.report.bench_page import LoadReport, render_html
-from ropeway.report.chinese import in_language
 from ropeway.report.console import Screen
-from ropeway.report.server_state import server_lines
+from ropeway.report.server_state import server_rows
 from ropeway.units import counted, format_seconds
 
 # Of fewer requests a second more is a large part of the time.
@@ -208,8 +207,7 @@ def _report(screen: Screen, measured: Measurement) -> RopewayError | None:
     screen.answer(bench_table(summary, conditions, screen.language, measured.ended))
     if figures.server:
         screen.answer("")
-        for line in server_lines(figures.server):
-            screen.answer(in_language(line, screen.language))
+        screen.answer(server_rows(figures.server, screen.language))
     planned = _expected(conditions.load, screen)
     page, failure = None, measured.failure
     try:

@@ -2,9 +2,16 @@
 
 from collections.abc import Iterator
 
+from rich.cells import set_cell_size
+from rich.console import Group, RenderableType
+
 from ropeway.bench.figures import Bounds, EngineTtft, Level, NpuUse, ServerState
 from ropeway.phrases import Phrase, joined, phrase
+from ropeway.report.chinese import in_language
 from ropeway.report.figures import milliseconds, percent, rate
+from ropeway.report.table import Rows
+
+_LABEL = 10  # cells of the names, with the blanks behind them
 
 
 def server_lines(server: ServerState) -> tuple[Phrase, ...]:
@@ -15,6 +22,14 @@ def server_lines(server: ServerState) -> tuple[Phrase, ...]:
         *(phrase("NPUs      {use}", use=_npus(npus)) for npus in server.npus),
         *(phrase("note      {note}", note=note) for note in server.notes),
     )
+
+
+def server_rows(server: ServerState, language: str = "en") -> RenderableType:
+    """Return these lines for the terminal, which end between words."""
+    lines = [in_language(line, language) for line in server_lines(server)]
+    names = [set_cell_size(line, _LABEL) for line in lines]
+    cells = zip(names, lines, strict=True)
+    return Group(*(Rows([(name.rstrip(), line[len(name) :])], least=8) for name, line in cells))
 
 
 def _engine(server: ServerState) -> Iterator[Phrase]:
