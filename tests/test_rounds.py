@@ -15,7 +15,7 @@ from ropeway.bench.sending.answers import UNFINISHED
 from ropeway.bench.sending.worker import row_of
 from ropeway.bench.stats import summarise
 from ropeway.endpoint.stream import Failure, Timing
-from test_sides import written
+from test_recorded_run import written
 from timings import timing
 
 LOAD = LoadTest(input_tokens=10, output_tokens=8, clients=2, requests=60)
