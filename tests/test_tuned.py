@@ -76,6 +76,14 @@ def test_what_was_measured_a_second_time_is_what_is_told():
     assert "a second time" in shown(tuned) and "（复测）" in shown(tuned, "zh")
 
 
+def test_what_the_second_trials_tell_apart_is_not_called_alike():
+    wide = trial(PAIR, 90.0, 140.0, 100.0)
+    searched = (wide, trial(GRID, 130.0, 131.0, 129.0))
+    assert found(*searched).alike == (wide,)
+    again = (trial(PAIR, 97.0, 98.0, 99.0, confirms=True), trial(GRID, *[130.0] * 3, confirms=True))
+    assert found(*searched, *again).alike == ()
+
+
 def test_a_best_that_failed_the_second_time_is_not_taken():
     again = (
         trial(PAIR, 110.0, 111.0, 109.0, confirms=True),

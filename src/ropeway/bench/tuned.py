@@ -90,8 +90,10 @@ class Tuned:
     @property
     def alike(self) -> tuple[Trial, ...]:
         """The trials that the search's rounds do not tell from its best."""
-        best = best_of(self.trials)
-        return not_told_apart(self.trials, best) if best else ()
+        best, gain = best_of(self.trials), self.gain
+        slower = self.first if gain and gain[0] == "faster" else None  # by its second trial
+        every = not_told_apart(self.trials, best) if best else ()
+        return tuple(one for one in every if one.setting != slower)
 
     @property
     def is_confirmed(self) -> bool:
