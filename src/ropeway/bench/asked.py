@@ -11,7 +11,7 @@ from ropeway.bench.goals import Goals
 from ropeway.bench.load_test import LoadTest
 from ropeway.errors import Refused
 from ropeway.phrases import joined, phrase
-from ropeway.spec.model import REQUESTS_PER_CLIENT, Workload
+from ropeway.spec.model import REQUESTS_PER_CLIENT, Spec, Workload
 
 _OF_FILES = {"template": "--template", "settings": "--set"}
 _MADE = ("input_tokens", "prefixes", "prefix_tokens", "turns", "images", "image_size")
@@ -65,6 +65,13 @@ def over_spec(flags: LoadFlags, workload: Workload) -> LoadFlags:
         if name in said:
             said[name] = (said[name], said[name])
     return replace(flags, **said)
+
+
+def under(spec: Spec, load: LoadTest) -> Spec:
+    """Return the spec with this load as its workload."""
+    same = {name: getattr(load, name) for name in Workload.model_fields}
+    same["requests"] = load.requests or REQUESTS_PER_CLIENT * load.clients
+    return spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
 
 
 def over_load(flags: LoadFlags, load: LoadTest) -> LoadTest:

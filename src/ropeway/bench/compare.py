@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ropeway.bench.comparison import Comparison, LayoutResult, comparison_to_data
-from ropeway.bench.record import TIMINGS, read_timings, recorded, without_answer, write_json
+from ropeway.bench.record import (
+    TIMINGS,
+    folder_name,
+    read_timings,
+    recorded,
+    without_answer,
+    write_json,
+)
 from ropeway.bench.rounds import Round, how_judged, together
 from ropeway.bench.served import Rounds, Served
 from ropeway.bench.stats import summarise
@@ -51,7 +58,7 @@ class ComparisonRun:
 
         At Ctrl-C its whole rounds are kept, and the interrupt goes on.
         """
-        folder = self.folder / str(layout).replace("×", "-").replace("+", "-").lower()
+        folder = self.folder / folder_name(layout)
         result = LayoutResult(
             layout=str(layout),
             npus=layout.npus,

@@ -24,9 +24,11 @@ from ropeway.bench.run import BenchResult
 from ropeway.bench.samples import NPUS, SERVER, Seen
 from ropeway.bench.server_state import server_state
 from ropeway.bench.stats import columns_of, summary_of
+from ropeway.durable import write_whole
 from ropeway.endpoint.stream import Timing
 from ropeway.errors import Refused, RopewayError, reason_of
 from ropeway.phrases import phrase
+from ropeway.spec.model import Layout
 
 SCHEMA = 1
 TIMINGS = "timings.jsonl"
@@ -36,9 +38,18 @@ _DECODER = msgspec.json.Decoder(Timing)
 
 def new_run_dir(parent: Path, verb: str, now: datetime) -> Path:
     """Return a folder that does not exist yet: `2026-01-31T10-12-05Z-bench`."""
-    stem = f"{now.astimezone(UTC):%Y-%m-%dT%H-%M-%SZ}-{verb}"
-    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-    return next(parent / name for name in names if not (parent / name).exists())
+    return new_folder(parent, f"{now.astimezone(UTC):%Y-%m-%dT%H-%M-%SZ}-{verb}")
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Return a folder that does not exist yet: this name, or with a number from 2 behind it."""
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next(parent / one for one in names if not (parent / one).exists())
+
+
+def folder_name(layout: Layout) -> str:
+    """Return a layout as the name of a folder: `dp2-tp2-ep`."""
+    return str(layout).replace("×", "-").replace("+", "-").lower()
 
 
 class RunWriter:
@@ -172,14 +183,6 @@ def recorded(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
     """Write a document of ours, with the number of its schema; when that fails, no part of it."""
-    try:
-        path.write_bytes(_encoded({"schema": SCHEMA, **document}, indent=2))
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _encoded(document: Mapping[str, object], indent: int | None = None) -> bytes:
+    text = json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=2) + "\n"
     # Half a surrogate pair, which a word of the command line may have, becomes its JSON escape.
-    text = json.dumps(document, ensure_ascii=False, indent=indent) + "\n"
-    return text.encode(errors="backslashreplace")
+    write_whole(path, text.encode(errors="backslashreplace"))

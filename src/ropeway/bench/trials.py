@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ropeway.bench.record import SCHEMA, holds_a_run, recorded
+from ropeway.bench.record import (
+    SCHEMA,
+    folder_name,
+    holds_a_run,
+    new_folder,
+    recorded,
+    write_json,
+)
 from ropeway.bench.rounds import Round
 from ropeway.bench.served import Rounds, Served
 from ropeway.bench.tuning import (
@@ -26,7 +33,6 @@ from ropeway.bench.tuning import (
     next_trial,
     scatter_of,
 )
-from ropeway.durable import write_whole
 from ropeway.errors import (
     CheckFailed,
     EndpointError,
@@ -122,8 +128,7 @@ class Trials:
             if any(is_there(self.folder / name) for name in _FOREIGN):
                 raise holds_a_run(self.folder)
             with recorded(self.folder):
-                text = json.dumps({"schema": SCHEMA, **search}, ensure_ascii=False, indent=2)
-                write_whole(path, f"{text}\n".encode(errors="backslashreplace"))
+                write_json(path, search)
             return
         before = _read(path)
         now: dict[str, object] = json.loads(json.dumps({"schema": SCHEMA, **search}))
@@ -184,7 +189,9 @@ class Trials:
         What ends the search while the setting is taken down comes after that: its rounds are whole.
         """
         setting, confirms = following
-        folder, began = self._folder_for(setting), time.monotonic()
+        # A trial that was given up has left its folder.
+        name = f"{len(self.measured) + 1:02d}-{folder_name(setting.layout)}"
+        folder, began = new_folder(self.folder, name), time.monotonic()
         # Nobody chooses among those that confirm, so that they get all rounds.
         best = None if confirms else best_of(self.measured)
         rounds: list[Round] = []
@@ -232,13 +239,6 @@ class Trials:
 
     def _figures(self, rounds: Iterable[Round]) -> tuple[float, ...]:
         return tuple(figure_of(one, self.sent.load.goals) for one in rounds)
-
-    def _folder_for(self, setting: Setting) -> Path:
-        """Return a folder that does not exist: a trial that was given up has left its own."""
-        name = str(setting.layout).replace("×", "-").replace("+", "-").lower()
-        stem = f"{len(self.measured) + 1:02d}-{name}"
-        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-        return next(self.folder / name for name in names if not is_there(self.folder / name))
 
     def _tell(self, following: Next, starts: Sequence[Setting]) -> None:
         setting, confirms = following

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ropeway.bench.asked import LoadFlags, load_of, over_spec
+from ropeway.bench.asked import LoadFlags, load_of, over_spec, under
 from ropeway.checkpoints.catalogue import RECIPES
 from ropeway.cli.bringup import SpecFlags, read_spec, start_context
 from ropeway.cli.completion import one_of
@@ -23,7 +23,7 @@ from ropeway.hosts.interrupts import interruptible
 from ropeway.phrases import phrase
 from ropeway.plan.layout import working
 from ropeway.report.console import Screen
-from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec, Workload
+from ropeway.spec.model import Layout, Spec, Workload
 
 _WITHOUT = "compare layouts without one: `ropeway compare --local --all`"
 _TYPED = ParameterSource.COMMANDLINE
@@ -143,9 +143,7 @@ def _compare_layouts(
     ctx: click.Context, spec: Spec, flags: _Layouts, out: Path | None, screen: Screen
 ) -> None:
     load = load_of(over_spec(flags.load, spec.workload))
-    same = {name: getattr(load, name) for name in Workload.model_fields}
-    same["requests"] = load.requests or REQUESTS_PER_CLIENT * load.clients
-    spec = spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
+    spec = under(spec, load)
     context = start_context(spec, screen)
     chosen = tuple(Layout.parse(text) for text in flags.named) or spec.serve.layouts
     if flags.every:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from ropeway.bench.asked import LoadFlags, load_of, over_spec
+from ropeway.bench.asked import LoadFlags, load_of, over_spec, under
 from ropeway.bench.goals import Goals
-from ropeway.bench.load_test import Conditions, LoadTest
+from ropeway.bench.load_test import Conditions
 from ropeway.bench.record import recorded, write_json
 from ropeway.bench.run import check_sendable
 from ropeway.bench.served import Rounds
@@ -38,7 +38,7 @@ from ropeway.report.console import Screen
 from ropeway.report.tune import tune_table
 from ropeway.sim.machine import Fleet
 from ropeway.spec.file import SpecFile, read_spec_file
-from ropeway.spec.model import REQUESTS_PER_CLIENT, Layout, Spec, Workload
+from ropeway.spec.model import Layout, Spec
 from ropeway.spec.yaml import read_text
 
 _SpecAsRead = tuple[Path, SpecFile]
@@ -132,7 +132,7 @@ def tune(
     sent_load = replace(load_of(over_spec(load, base.workload)), goals=goals)
     check_tells_apart(sent_load)
     digests = check_sendable(sent_load, ServedModel(_model_of(base), base.serve.context))
-    searched = Searched(_under(base, sent_load), tuple(map(Layout.parse, layouts)), most, varied)
+    searched = Searched(under(base, sent_load), tuple(map(Layout.parse, layouts)), most, varied)
 
     def begin(place: Place) -> Trials:
         sent = Rounds(sent_load, place.engine, place.hardware, screen, rounds)
@@ -167,13 +167,6 @@ def _base(
         return flags.over(read_spec(config, local=local, without=_WITHOUT)), None
     spec, fleet, _ = rehearsed_spec(hosts.rehearse, config, flags, hosts.faults, screen)
     return spec, fleet
-
-
-def _under(spec: Spec, load: LoadTest) -> Spec:
-    """Return the spec with this load as its workload, which the plan is for."""
-    same = {name: getattr(load, name) for name in Workload.model_fields}
-    same["requests"] = load.requests or REQUESTS_PER_CLIENT * load.clients
-    return spec.model_copy(update={"workload": spec.workload.model_copy(update=same)})
 
 
 def _run(
